@@ -1,0 +1,20 @@
+//! What both sides of a boundary share.
+//!
+//! * [`abi`]: the types that the kernel programs and the agent exchange (`no_std`).
+//! * [`name`], [`policy`]: the whitelist, parsed once into types that cannot be wrong.
+//! * [`canonical`], [`log`]: canonical JSON (RFC 8785) and the log's entry format.
+//!
+//! Text and bytes flow in, typed values and hashes flow out. Nothing here opens a file, a socket or
+//! asks for the time, so the same code judges in the agent, in the verifier and in a browser.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod abi;
+#[cfg(feature = "std")]
+pub mod canonical;
+#[cfg(feature = "std")]
+pub mod log;
+#[cfg(feature = "std")]
+pub mod name;
+#[cfg(feature = "std")]
+pub mod policy;

@@ -1,0 +1,276 @@
+//! One log entry.
+//!
+//! An entry is a JSON object in canonical form (RFC 8785): `seq`, `time`, `boot_id` and `kind` always,
+//! `function`, `instance` and `request_id` where they apply, and the fields of its [`Event`]. The bytes of
+//! that object are what is hashed and signed.
+use serde::{Deserialize, Serialize};
+
+/// An entry as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Position in the log, counted from 0 without gaps.
+    pub seq: u64,
+    /// When the entry was numbered: RFC 3339, UTC, microseconds. The guest's clock, which the host sets.
+    pub time: String,
+    /// The boot that sealed the entry: 32 hexadecimal digits.
+    pub boot_id: String,
+    /// What happened, and to whom.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// What a writer hands to the log; the log numbers, dates and signs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Whom it concerns.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Whom an entry concerns. All empty for the agent itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The function's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// The instance's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The invocation that the instance was serving at that moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl Record {
+    /// A record about the agent itself.
+    #[must_use]
+    pub fn agent(event: Event) -> Self {
+        Self { subject: Subject::default(), event }
+    }
+}
+
+/// What happened: `kind` and its fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The first entry of every boot.
+    Boot(Boot),
+    /// An instance started or ended.
+    Function(Lifecycle),
+    /// An invocation began or ended.
+    Invoke(Invoke),
+    /// A whitelisted name was asked for and got its synthetic address.
+    Dns(Dns),
+    /// A connection was allowed; durable before anything was sent upstream.
+    Connect(Connect),
+    /// A request inside a connection; its `begin` is durable before anything of it was sent upstream.
+    Request(Request),
+    /// A connection ended.
+    Close(Close),
+    /// Something was refused.
+    Refused(Refused),
+    /// The policy in force, at start and at every change.
+    Policy(PolicyInForce),
+    /// The enforcement was found changed.
+    Tamper {
+        /// What differs.
+        what: String,
+    },
+    /// Events that could not be delivered one by one.
+    Lost {
+        /// How many.
+        count: u64,
+        /// Where they were lost.
+        source: String,
+    },
+}
+
+/// [`Event::Boot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// D-Shield's version.
+    pub version: String,
+    /// The public key (PEM, SubjectPublicKeyInfo, P-256) that signs every entry of this boot.
+    pub key: String,
+    /// SHA-256 (hex) of what runs, by name: `agent`, `ebpf_cgroup`, `ebpf_netns`, `seccomp`.
+    pub sha256: std::collections::BTreeMap<String, String>,
+    /// True when the log is kept in memory only and ends with the agent.
+    pub memory_only: bool,
+    /// The entry before this one; absent for the first boot of a log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Previous>,
+}
+
+/// The head that a boot found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Previous {
+    /// Its number.
+    pub seq: u64,
+    /// Its RFC 6962 leaf hash, `SHA-256(0x00 ‖ entry)`, in hex.
+    pub leaf_hash: String,
+}
+
+/// [`Event::Function`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifecycle {
+    /// `start` or `end`.
+    pub phase: Phase,
+    /// The process id of the instance's first process, in the agent's pid namespace.
+    pub pid: u32,
+    /// Why it ended, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// [`Event::Invoke`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoke {
+    /// `begin` or `end`.
+    pub phase: Phase,
+    /// `ok`, `error`, `timeout` or `crash`; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// Milliseconds from begin to end; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+/// Which end of something an entry marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// It begins.
+    Begin,
+    /// It ended.
+    End,
+}
+
+/// [`Event::Dns`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// The name, canonical.
+    pub name: String,
+    /// The record type asked for.
+    pub qtype: String,
+    /// The address given, when the type was A.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+/// [`Event::Connect`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connect {
+    /// Names the connection in its later entries: unique within a boot.
+    pub connection: u64,
+    /// The one name of the flow.
+    pub host: String,
+    /// The port that the function asked for.
+    pub port: u16,
+    /// `inspect`, `passthrough` or `none`.
+    pub tls: String,
+    /// The rule that allowed it.
+    pub rule: String,
+    /// Who asked, as far as the kernel could tell. For the reader: the function chooses its threads' names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+}
+
+/// A process inside an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id in the agent's pid namespace.
+    pub pid: u32,
+    /// The thread's name, with everything but printable ASCII replaced by `?`.
+    pub comm: String,
+}
+
+/// [`Event::Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// `begin` before the first byte goes upstream, `end` when the response is through or has failed.
+    pub phase: Phase,
+    /// See [`Connect::connection`].
+    pub connection: u64,
+    /// The `seq` of the `begin` entry; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<u64>,
+    /// The name in `Host` (equal to the connection's name); at the begin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The method; at the begin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The path without its query, which may hold secrets; at the begin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The rule that allowed it; at the begin only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The upstream's status; at the end, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes of the request body sent upstream; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_bytes: Option<u64>,
+    /// Bytes of the response body; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_bytes: Option<u64>,
+    /// Milliseconds from begin to end; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+    /// Why it failed; at the end only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// [`Event::Close`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// See [`Connect::connection`].
+    pub connection: u64,
+    /// Bytes that the function sent on the connection, TLS included.
+    pub bytes_from_function: u64,
+    /// Bytes that the function got on the connection, TLS included.
+    pub bytes_to_function: u64,
+    /// Milliseconds the connection was open.
+    pub duration_ms: u64,
+    /// Why it ended, unless in the ordinary way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// [`Event::Refused`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Where: `kernel`, `dns`, `connect`, `tls`, `http` or `upstream`.
+    pub layer: String,
+    /// Why, as a stable word such as `name_not_allowed`.
+    pub reason: String,
+    /// What the function tried, in words for a reader.
+    pub detail: String,
+    /// The rule or kernel program that refused it, or `default` when no rule allows it.
+    pub rule: String,
+    /// See [`Connect::connection`]; when the connection had been allowed before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
+    /// Who asked, as far as the kernel could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// How many alike refusals this entry stands for, when there were more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// [`Event::Policy`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyInForce {
+    /// SHA-256 (hex) of the policy's canonical form.
+    pub sha256: String,
+    /// Names of the functions it covers.
+    pub functions: Vec<String>,
+}

@@ -1,0 +1,2 @@
+//! The judge: public data in, a verdict out. No sockets, no files, no clock.
+#![forbid(unsafe_code)]
