@@ -1,0 +1,110 @@
+//! How the kernel objects are built: one routine for the agent's `build.rs` and for `cargo xtask`.
+//!
+//! Std only, because both include it by path. The objects must come out byte-identical wherever they
+//! are built, so every absolute path is remapped; [`strip`](../dshield-agent/build.rs) removes DWARF.
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The objects, by file name.
+pub const OBJECTS: [&str; 2] = ["dshield-cgroup", "dshield-netns"];
+
+const TARGET: &str = "bpfel-unknown-none";
+
+/// A compiler that can build for BPF.
+#[derive(Debug)]
+pub struct Toolchain {
+    /// The rustc to use.
+    pub rustc: PathBuf,
+    /// The cargo that goes with it.
+    pub cargo: PathBuf,
+    /// For the reader: where it was found.
+    pub origin: String,
+}
+
+/// Finds a rustc whose sysroot holds the sources of `core`, and a `bpf-linker`.
+///
+/// In this order: `DSHIELD_EBPF_RUSTC`; Debian's `rustc-web` at `/usr/bin/rustc`; rustup's `nightly`.
+///
+/// # Errors
+/// One sentence that names `cargo xtask setup`.
+pub fn find_toolchain() -> Result<Toolchain, String> {
+    let advice = "run `cargo xtask setup`, which installs what is missing";
+    let mut candidates = Vec::new();
+    if let Some(path) = env::var_os("DSHIELD_EBPF_RUSTC") {
+        candidates.push((PathBuf::from(path), "DSHIELD_EBPF_RUSTC".to_owned()));
+    } else {
+        candidates.push((PathBuf::from("/usr/bin/rustc"), "Debian's rustc-web".to_owned()));
+        if let Some(path) = output(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"])) {
+            candidates.push((PathBuf::from(path), "rustup's nightly".to_owned()));
+        }
+    }
+    let found = candidates.into_iter().find(|(rustc, _)| {
+        output(Command::new(rustc).args(["--print", "sysroot"]))
+            .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists())
+    });
+    let Some((rustc, origin)) = found else {
+        return Err(format!("no Rust compiler with the sources of `core` for the kernel programs: {advice}"));
+    };
+    if linker().is_none() {
+        return Err(format!("`bpf-linker` is not in PATH or ~/.cargo/bin: {advice}"));
+    }
+    // The cargo beside the rustc when there is one: a rustup proxy would override RUSTC's toolchain file.
+    let beside = rustc.with_file_name("cargo");
+    let cargo = if beside.exists() { beside } else { env::var_os("CARGO").map_or("cargo".into(), PathBuf::from) };
+    Ok(Toolchain { rustc, cargo, origin })
+}
+
+/// Builds both objects from `workspace` (the repository's root) below `target_dir`; returns their paths.
+///
+/// # Errors
+/// The compiler's own output goes to stderr; the error says what was run.
+pub fn build(workspace: &Path, target_dir: &Path, toolchain: &Toolchain) -> Result<Vec<PathBuf>, String> {
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .ok_or("neither CARGO_HOME nor HOME is set")?;
+    let sysroot = output(Command::new(&toolchain.rustc).args(["--print", "sysroot"]))
+        .ok_or_else(|| format!("{} does not run", toolchain.rustc.display()))?;
+    let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
+    for (from, to) in [
+        (workspace.display().to_string(), "/dshield"),
+        (cargo_home.display().to_string(), "/cargo"),
+        (sysroot.clone() + "/lib/rustlib/src/rust", "/rust"),
+        (sysroot, "/rust"),
+    ] {
+        flags.push(format!("--remap-path-prefix={from}={to}"));
+    }
+    let linker = linker().ok_or("`bpf-linker` is not in PATH or ~/.cargo/bin")?;
+    let mut command = Command::new(&toolchain.cargo);
+    command
+        .current_dir(workspace.join("dshield-ebpf"))
+        .args(["build", "--release", "--locked", "--target", TARGET, "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(target_dir)
+        .env("RUSTC", &toolchain.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker);
+    // What cargo and clippy set for the build they run us from is not meant for this one.
+    for name in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO_BUILD_TARGET"] {
+        command.env_remove(name);
+    }
+    let status = command.status().map_err(|error| format!("{}: {error}", toolchain.cargo.display()))?;
+    if !status.success() {
+        return Err(format!("building the kernel programs with {} failed ({status})", toolchain.origin));
+    }
+    Ok(OBJECTS.iter().map(|name| target_dir.join(TARGET).join("release").join(name)).collect())
+}
+
+fn linker() -> Option<PathBuf> {
+    let mut folders: Vec<PathBuf> =
+        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    folders.extend(env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin")));
+    folders.into_iter().map(|folder| folder.join("bpf-linker")).find(|path| path.is_file())
+}
+
+fn output(command: &mut Command) -> Option<String> {
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
+}

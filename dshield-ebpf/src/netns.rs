@@ -1,0 +1,72 @@
+//! `ds_sklookup`: attached to one sealed network namespace, steers what arrives there to its sockets.
+//!
+//! Loaded once per instance, because its map holds that instance's sockets and Linux before 6.15 gives
+//! this program type no way to tell namespaces apart.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::macros::{map, sk_lookup};
+use aya_ebpf::maps::SockMap;
+use aya_ebpf::programs::SkLookupContext;
+use dshield_common::abi::{AF_INET, DNS_PORT, slot};
+
+const IPPROTO_TCP: u32 = 6;
+
+/// The instance's sockets, by [`slot`]. A socket leaves the map when it closes, so nothing is steered to
+/// a dead agent.
+#[map]
+pub static DS_SOCKETS: SockMap = SockMap::with_max_entries(slot::COUNT, 0);
+
+#[sk_lookup]
+pub fn ds_sklookup(ctx: SkLookupContext) -> u32 {
+    // SAFETY: the kernel passes a valid bpf_sk_lookup; the verifier checks each access.
+    let (family, protocol, port, v4) = unsafe {
+        let lookup = ctx.lookup;
+        ((*lookup).family, (*lookup).protocol, (*lookup).local_port, (*lookup).local_ip4)
+    };
+    let ipv4 = family == u32::from(AF_INET);
+    // A function may talk to itself, and to the runtime API, over loopback addresses.
+    let loopback = if ipv4 { v4.to_ne_bytes()[0] == 127 } else { is_loopback6(&ctx) };
+    if loopback {
+        return SK_PASS;
+    }
+    let dns = port == u32::from(DNS_PORT);
+    let target = match (protocol == IPPROTO_TCP, dns) {
+        (true, false) => slot::PROXY_TCP,
+        (true, true) => slot::DNS_TCP,
+        (false, true) if ipv4 => slot::DNS_UDP4,
+        (false, true) => slot::DNS_UDP6,
+        // `ds_sendmsg` lets no other datagram out; here is the second place that says so. Replies of
+        // the DNS sockets to a function's own socket come by too: they find a connected or bound
+        // socket of the function, at a port that is not DNS.
+        (false, false) => return SK_PASS,
+    };
+    match DS_SOCKETS.redirect_sk_lookup(&ctx, target, 0) {
+        Ok(()) => SK_PASS,
+        // No such socket: the agent is gone, or never made one. Refused, not passed to whoever listens.
+        Err(_) => SK_DROP,
+    }
+}
+
+#[inline(always)]
+fn is_loopback6(ctx: &SkLookupContext) -> bool {
+    // SAFETY: as above; volatile keeps each access at the four bytes that the verifier accepts.
+    unsafe {
+        let words = core::ptr::addr_of!((*ctx.lookup).local_ip6).cast::<u32>();
+        words.read_volatile() == 0
+            && words.add(1).read_volatile() == 0
+            && words.add(2).read_volatile() == 0
+            && words.add(3).read_volatile() == 1u32.to_be()
+    }
+}
+
+/// The kernel gives the helpers used here to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
