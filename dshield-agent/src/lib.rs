@@ -1,1 +1,4 @@
 //! The agent.
+pub mod instance;
+pub mod kernel;
+pub mod sandbox;
