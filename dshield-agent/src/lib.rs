@@ -1,4 +1,5 @@
 //! The agent.
 pub mod instance;
 pub mod kernel;
+pub mod log;
 pub mod sandbox;
