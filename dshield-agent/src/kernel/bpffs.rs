@@ -41,12 +41,6 @@ impl Pins {
         Ok(pins)
     }
 
-    /// The folder.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Where a program of this name is pinned.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {

@@ -23,6 +23,9 @@ pub(super) const STATUS_FD: RawFd = 4;
 /// be made inside the cgroup.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
+/// include/uapi/linux/sched.h; libc's constant has too narrow a type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Starts first processes.
 #[derive(Debug)]
 pub struct Spawner {
@@ -89,7 +92,7 @@ impl Spawner {
         let envp: [*const libc::c_char; 1] = [std::ptr::null()];
         let mut pidfd: RawFd = -1;
         let mut args = libc::clone_args {
-            flags: (NAMESPACES as u64) | libc::CLONE_PIDFD as u64 | libc::CLONE_INTO_CGROUP as u64,
+            flags: (NAMESPACES as u64) | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP,
             pidfd: (&raw mut pidfd) as u64,
             child_tid: 0,
             parent_tid: 0,
