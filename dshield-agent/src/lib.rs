@@ -1,5 +1,9 @@
 //! The agent.
+pub mod cli;
+pub mod config;
 pub mod instance;
 pub mod kernel;
 pub mod log;
+pub mod proxy;
+pub mod refusals;
 pub mod sandbox;

@@ -144,6 +144,7 @@ fn write_string(text: &str, out: &mut String) {
     }
     out.push('"');
 }
+<<<<<<< HEAD
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -247,3 +248,5 @@ mod tests {
         }
     }
 }
+=======
+>>>>>>> 53e7f302ca23811a0dac945245360306ac9e139c

@@ -26,6 +26,10 @@ pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
 
 /// What the queue carries.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "all but the last one are records"
+)]
 pub(super) enum Command {
     /// Write this.
     Append(Record, Option<Reply>),

@@ -1,13 +1,13 @@
 //! A disk that fails on request and remembers what a power failure would have left on it.
 use std::io::{Error, ErrorKind};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use redb::StorageBackend;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk {
     state: Arc<Mutex<State>>,
-    gate: Arc<RwLock<()>>,
+    resumed: Arc<Condvar>,
 }
 
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ struct State {
     operations: u64,
     /// From this operation on each fails, and does nothing.
     fails_from: Option<u64>,
+    /// Operations wait meanwhile.
+    stalled: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -54,7 +56,7 @@ impl Disk {
         };
         Self {
             state: Arc::new(Mutex::new(state)),
-            gate: Arc::default(),
+            resumed: Arc::default(),
         }
     }
 
@@ -72,9 +74,14 @@ impl Disk {
         self.state().fails_from = None;
     }
 
-    /// Makes operations wait until the guard is dropped.
-    pub(super) fn stall(&self) -> RwLockWriteGuard<'_, ()> {
-        self.gate.write().unwrap()
+    /// Makes operations wait until [`Self::resume`].
+    pub(super) fn stall(&self) {
+        self.state().stalled = true;
+    }
+
+    pub(super) fn resume(&self) {
+        self.state().stalled = false;
+        self.resumed.notify_all();
     }
 
     pub(super) fn image(&self) -> Vec<u8> {
@@ -94,7 +101,7 @@ impl Disk {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                if random % 2 == 0 {
+                if random.is_multiple_of(2) {
                     change.apply(&mut image);
                 }
             }
@@ -108,8 +115,10 @@ impl Disk {
     }
 
     fn operate(&self) -> Result<MutexGuard<'_, State>, Error> {
-        drop(self.gate.read().unwrap());
-        let mut state = self.state();
+        let mut state = self
+            .resumed
+            .wait_while(self.state(), |state| state.stalled)
+            .unwrap();
         state.operations += 1;
         if state.fails_from.is_some_and(|from| state.operations > from) {
             return Err(Error::new(

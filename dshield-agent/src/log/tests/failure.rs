@@ -86,13 +86,13 @@ async fn after_a_failed_write_every_append_fails_and_all_that_was_acknowledged_i
 async fn records_that_were_queued_when_the_disk_failed_are_refused() {
     let disk = Disk::default();
     let log = start(&disk, true).unwrap();
-    let stalled = disk.stall();
+    disk.stall();
     let mut pending = Vec::new();
     for id in 0..100 {
         pending.push(log.enqueue(record(id)).await.unwrap());
     }
     disk.fail_after(0);
-    drop(stalled);
+    disk.resume();
     for pending in pending {
         assert!(matches!(
             pending.durable().await,

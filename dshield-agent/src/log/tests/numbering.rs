@@ -245,7 +245,7 @@ async fn writers_wait_while_the_queue_is_full() {
     let disk = Disk::default();
     let store = Store::with_backend(disk.backend(), true).unwrap();
     let log = Log::start(store, "0".repeat(32), facts(), true).unwrap();
-    let stalled = disk.stall();
+    disk.stall();
     let mut pending = Vec::new();
     let mut context = Context::from_waker(Waker::noop());
     loop {
@@ -257,7 +257,7 @@ async fn writers_wait_while_the_queue_is_full() {
         // Twice the queue: one that is in the writer's hands, one that waits.
         assert!(pending.len() <= 2 * QUEUE + 1, "the queue has no bound");
     }
-    drop(stalled);
+    disk.resume();
     for (expected, pending) in (1..).zip(pending) {
         assert_eq!(pending.durable().await.unwrap(), expected);
     }
