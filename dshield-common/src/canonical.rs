@@ -144,7 +144,6 @@ fn write_string(text: &str, out: &mut String) {
     }
     out.push('"');
 }
-<<<<<<< HEAD
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -248,5 +247,3 @@ mod tests {
         }
     }
 }
-=======
->>>>>>> 53e7f302ca23811a0dac945245360306ac9e139c

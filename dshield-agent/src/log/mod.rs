@@ -185,6 +185,27 @@ impl Log {
             .map_err(|_| self.ended())
     }
 
+    /// [`Self::enqueue`] without waiting, for destructors: a full queue takes it later, in a task of its own.
+    /// A record that turns out not to fit an entry leaves a `lost` entry in its place.
+    ///
+    /// # Errors
+    /// When the log has failed or is closed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, when the queue is full.
+    pub fn enqueue_now(&self, record: Record) -> Result<(), LogError> {
+        self.check()?;
+        match self.shared.queue.try_send(Command::Append(record, None)) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.ended()),
+            Err(mpsc::error::TrySendError::Full(command)) => {
+                let queue = self.shared.queue.clone();
+                tokio::spawn(async move { queue.send(command).await });
+                Ok(())
+            }
+        }
+    }
+
     /// The lines of the entries from number `from` on, without line ends: `limit` of them, or fewer when the log
     /// ends or the page gets larger than a few megabytes. A reader that wants all goes on after the last one it got.
     ///
