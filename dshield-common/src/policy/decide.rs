@@ -65,7 +65,6 @@ fn specificity(host: &HostPattern) -> (bool, usize) {
 
 /// A destination that at least one rule allows, with those rules.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Route {
     /// The one name of the flow.
     pub name: HostName,

@@ -24,7 +24,7 @@ pub use parse::{Positions, ReadCa};
 pub use path::PathPattern;
 pub use types::{
     Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Pin, Policy, Rule, Runtime,
-    TlsMode,
+    TlsMode, UnknownWord,
 };
 
 pub use crate::name::FunctionName;

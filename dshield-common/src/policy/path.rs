@@ -6,7 +6,6 @@ use std::fmt;
 
 /// A path in a rule: `/v1/messages` is that path, `/v1/*` every path that starts with `/v1/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum PathPattern {
     /// These bytes and no others.
     Exact(String),

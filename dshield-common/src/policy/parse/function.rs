@@ -80,10 +80,14 @@ pub(super) fn function(
     }
     let concurrency = concurrency(fields, findings);
     let env = env(fields, findings);
+    let handler_field = if fields.has("handler") {
+        "handler"
+    } else {
+        "code"
+    };
     let positions = Positions {
-        runtime: findings.position(fields.at_value("runtime").start),
         code: findings.position(fields.at_value("code").start),
-        handler: findings.position(fields.at_value("handler").start),
+        handler: findings.position(fields.at_value(handler_field).start),
     };
     let function = Function {
         name: name?,

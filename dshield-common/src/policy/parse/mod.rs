@@ -24,11 +24,9 @@ pub type ReadCa<'a> = dyn FnMut(&str) -> Result<Vec<u8>, String> + 'a;
 /// Where a function's fields stand, for problems that only show when its code is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
-    /// The value of `runtime`.
-    pub runtime: Position,
     /// The value of `code`.
     pub code: Position,
-    /// The value of `handler`; where it is left out, the function's header.
+    /// The value of `handler`; where it is left out, that of `code`.
     pub handler: Position,
 }
 
@@ -401,7 +399,7 @@ pub(super) mod tests {
         );
         let (_, positions) =
             Deployment::parse_with_positions(&with(""), &mut |_| Err(String::new())).unwrap();
-        assert_eq!(positions[0].handler, Position { line: 1, column: 1 });
+        assert_eq!(positions[0].handler, positions[0].code);
     }
 
     proptest! {

@@ -145,14 +145,14 @@ impl<'d> Fields<'d> {
     ) -> Option<Spanned<T>> {
         let example = format!("{:?}", T::ALL[0].0);
         let Spanned { value, at } = self.string(name, &example, findings)?;
-        if let Some((_, word)) = T::ALL.iter().find(|(text, _)| *text == value) {
-            return Some(Spanned { value: *word, at });
+        match value.parse() {
+            Ok(value) => Some(Spanned { value, at }),
+            Err(error) => {
+                let message = format!("`{name}` cannot be {value:?}");
+                findings.add_with_hint(&at, message, error.to_string());
+                None
+            }
         }
-        let all = T::ALL.iter().map(|(text, _)| *text);
-        let hint = did_you_mean(value, all.clone())
-            .unwrap_or_else(|| format!("it can be: {}", all.collect::<Vec<_>>().join(", ")));
-        findings.add_with_hint(&at, format!("`{name}` cannot be {value:?}"), hint);
-        None
     }
 
     /// A list with at least one item.
