@@ -33,27 +33,16 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Arguments {
-        writers,
-        seconds,
-        dir,
-        memory,
-    } = Arguments::parse();
+    let Arguments { writers, seconds, dir, memory } = Arguments::parse();
     let (sync_p50, sync_p99) = fdatasync(&dir)?;
     let sign = sign()?;
-    let storage = if memory {
-        Storage::Memory
-    } else {
-        Storage::File(dir.join("log.redb"))
-    };
+    let storage = if memory { Storage::Memory } else { Storage::File(dir.join("log.redb")) };
     let log = tokio::task::spawn_blocking(|| Log::open(storage, BootFacts::default())).await??;
     let before = *log.head().borrow();
 
     let started = Instant::now();
     let end = started + Duration::from_secs(seconds);
-    let tasks: Vec<_> = (0..writers)
-        .map(|writer| tokio::spawn(append_until(log.clone(), writer, end)))
-        .collect();
+    let tasks: Vec<_> = (0..writers).map(|writer| tokio::spawn(append_until(log.clone(), writer, end))).collect();
     let commits = tokio::spawn(count_changes(log.clone()));
     let mut latencies = Vec::new();
     for task in tasks {
@@ -110,10 +99,7 @@ fn typical(connection: u64) -> Record {
         port: 443,
         tls: "inspect".to_owned(),
         rule: "summarize/egress/0".to_owned(),
-        process: Some(Process {
-            pid: 4711,
-            comm: "python3".to_owned(),
-        }),
+        process: Some(Process { pid: 4711, comm: "python3".to_owned() }),
     });
     let subject = Subject {
         function: Some("summarize".to_owned()),
@@ -161,8 +147,5 @@ fn micros(duration: Duration) -> u64 {
 
 /// Of sorted values; 0 when there are none.
 fn percentile(sorted: &[u64], percent: usize) -> u64 {
-    sorted
-        .get(sorted.len() * percent / 100)
-        .copied()
-        .unwrap_or(0)
+    sorted.get(sorted.len() * percent / 100).copied().unwrap_or(0)
 }

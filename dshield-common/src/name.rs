@@ -27,11 +27,7 @@ impl HostName {
             return Err(NameError::Address);
         }
         if let Some(character) = text.chars().find(|c| !is_name_character(*c)) {
-            return Err(if character.is_ascii() {
-                NameError::Character(character)
-            } else {
-                NameError::NonAscii
-            });
+            return Err(if character.is_ascii() { NameError::Character(character) } else { NameError::NonAscii });
         }
         let text = text.strip_suffix('.').unwrap_or(text);
         if text.is_empty() {
@@ -77,9 +73,7 @@ impl HostName {
     /// True when this name has one or more labels in front of `apex`; a name is not below itself.
     #[must_use]
     pub fn is_below(&self, apex: &Self) -> bool {
-        self.0
-            .strip_suffix(apex.as_str())
-            .is_some_and(|front| front.ends_with('.'))
+        self.0.strip_suffix(apex.as_str()).is_some_and(|front| front.ends_with('.'))
     }
 }
 
@@ -149,8 +143,7 @@ fn is_name_character(c: char) -> bool {
 /// What URL parsers and `inet_aton` take for (the last part of) an IPv4 address: WHATWG URL, "ends in a number".
 fn is_number(label: &str) -> bool {
     let hex = label.strip_prefix("0x");
-    label.bytes().all(|b| b.is_ascii_digit())
-        || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    label.bytes().all(|b| b.is_ascii_digit()) || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 macro_rules! text_like {
@@ -205,14 +198,7 @@ mod tests {
 
     #[test]
     fn underscores_digits_and_a_labels_are_names() {
-        for text in [
-            "_dmarc.example.com",
-            "localhost",
-            "3com.com",
-            "xn--bcher-kva.example",
-            "a.1.b2",
-            "r3---sn.a",
-        ] {
+        for text in ["_dmarc.example.com", "localhost", "3com.com", "xn--bcher-kva.example", "a.1.b2", "r3---sn.a"] {
             assert_eq!(HostName::parse(text).unwrap().as_str(), text);
         }
     }
@@ -259,12 +245,7 @@ mod tests {
 
     #[test]
     fn a_name_outside_ascii_asks_for_its_a_label() {
-        for text in [
-            "bücher.example",
-            "example。com",
-            "ｅxample.com",
-            "exam\u{ad}ple.com",
-        ] {
+        for text in ["bücher.example", "example。com", "ｅxample.com", "exam\u{ad}ple.com"] {
             assert_eq!(error(text), NameError::NonAscii);
             assert!(error(text).to_string().contains("xn--"));
         }
@@ -312,17 +293,10 @@ mod tests {
 
     #[test]
     fn function_names_are_safe_in_paths_and_urls() {
-        assert_eq!(
-            FunctionName::parse("Hello_world-2").unwrap().as_str(),
-            "Hello_world-2"
-        );
+        assert_eq!(FunctionName::parse("Hello_world-2").unwrap().as_str(), "Hello_world-2");
         assert!(FunctionName::parse(&"f".repeat(64)).is_ok());
         for text in ["", "a b", "a/b", "..", "a.b", "ä", "a\0", &"f".repeat(65)] {
-            assert_eq!(
-                FunctionName::parse(text),
-                Err(FunctionNameError),
-                "{text:?}"
-            );
+            assert_eq!(FunctionName::parse(text), Err(FunctionNameError), "{text:?}");
         }
     }
 

@@ -67,9 +67,7 @@ impl LogKey {
     /// # Errors
     /// When it is not a P-256 public key in that form.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        VerifyingKey::from_public_key_pem(pem.trim())
-            .map(Self)
-            .map_err(|_| KeyError)
+        VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|_| KeyError)
     }
 
     /// The key in PEM.
@@ -80,8 +78,7 @@ impl LogKey {
     }
 
     fn verifies(&self, entry: &str, signature: &[u8]) -> bool {
-        Signature::from_der(signature)
-            .is_ok_and(|signature| self.0.verify(entry.as_bytes(), &signature).is_ok())
+        Signature::from_der(signature).is_ok_and(|signature| self.0.verify(entry.as_bytes(), &signature).is_ok())
     }
 }
 
@@ -199,9 +196,7 @@ pub enum LogFault {
         seq: u64,
     },
     /// The entries are not numbered one after the other.
-    #[error(
-        "entry {expected} should come next, but this is entry {found}: entries were removed, repeated or swapped"
-    )]
+    #[error("entry {expected} should come next, but this is entry {found}: entries were removed, repeated or swapped")]
     WrongNumber {
         /// The number that had to come.
         expected: u64,
@@ -242,15 +237,7 @@ impl LogVerifier {
             Start::Beginning => (0, None),
             Start::Page { seq, key } => (seq, Some(key)),
         };
-        Self {
-            last_key,
-            first,
-            next: first,
-            boots: 0,
-            key,
-            boot_id: None,
-            leaf_hash: None,
-        }
+        Self { last_key, first, next: first, boots: 0, key, boot_id: None, leaf_hash: None }
     }
 
     /// Checks the next line.
@@ -261,44 +248,24 @@ impl LogVerifier {
         let seq = self.next;
         let signed = SignedEntry::parse(line).map_err(|why| LogFault::Line { seq, why })?;
         if signed.seq != seq {
-            return Err(LogFault::WrongNumber {
-                expected: seq,
-                found: signed.seq,
-            });
+            return Err(LogFault::WrongNumber { expected: seq, found: signed.seq });
         }
         if signed.entry.len() > MAX_ENTRY {
-            return Err(LogFault::TooLarge {
-                seq,
-                size: signed.entry.len(),
-            });
+            return Err(LogFault::TooLarge { seq, size: signed.entry.len() });
         }
         let head = Head::parse(seq, &signed.entry)?;
         if head.seq != seq {
-            return Err(LogFault::Renumbered {
-                seq,
-                signed: head.seq,
-            });
+            return Err(LogFault::Renumbered { seq, signed: head.seq });
         }
 
-        let boot = if head.kind == "boot" {
-            Some(self.boot(seq, &signed)?)
-        } else {
-            None
-        };
-        let key = boot
-            .as_ref()
-            .or(self.key.as_ref())
-            .ok_or(LogFault::NoBoot { seq })?;
+        let boot = if head.kind == "boot" { Some(self.boot(seq, &signed)?) } else { None };
+        let key = boot.as_ref().or(self.key.as_ref()).ok_or(LogFault::NoBoot { seq })?;
         if boot.is_none()
             && let Some(expected) = &self.boot_id
             && *expected != head.boot_id
         {
             let expected = expected.clone();
-            return Err(LogFault::WrongBoot {
-                seq,
-                expected,
-                found: head.boot_id,
-            });
+            return Err(LogFault::WrongBoot { seq, expected, found: head.boot_id });
         }
         if !key.verifies(&signed.entry, &signed.signature) {
             return Err(LogFault::BadSignature { seq });
@@ -319,8 +286,7 @@ impl LogVerifier {
     /// # Errors
     /// When there was no line, or the last one is not signed with [`Expectations::last_key`].
     pub fn finish(self) -> Result<LogSummary, LogFault> {
-        let (Some(key), Some(boot_id), Some(leaf_hash)) = (self.key, self.boot_id, self.leaf_hash)
-        else {
+        let (Some(key), Some(boot_id), Some(leaf_hash)) = (self.key, self.boot_id, self.leaf_hash) else {
             return Err(LogFault::Empty);
         };
         let last_seq = self.next - 1;
@@ -340,8 +306,7 @@ impl LogVerifier {
 
     /// The key that a boot entry lists, once what it says about the entry before it is found true.
     fn boot(&self, seq: u64, signed: &SignedEntry) -> Result<LogKey, LogFault> {
-        let boot: Boot =
-            serde_json::from_str(&signed.entry).map_err(|_| LogFault::NotAnEntry { seq })?;
+        let boot: Boot = serde_json::from_str(&signed.entry).map_err(|_| LogFault::NotAnEntry { seq })?;
         let key = LogKey::from_pem(&boot.key).map_err(|why| LogFault::BootKey { seq, why })?;
         let first_line = self.leaf_hash.is_none();
         if first_line && self.key.as_ref().is_some_and(|expected| *expected != key) {
@@ -351,19 +316,11 @@ impl LogVerifier {
             (None, None) => true,
             (Some(Previous { seq, leaf_hash }), Some(before)) => {
                 // At the start of a page the entry before it is not at hand.
-                *seq == before
-                    && self
-                        .leaf_hash
-                        .as_ref()
-                        .is_none_or(|known| known == leaf_hash)
+                *seq == before && self.leaf_hash.as_ref().is_none_or(|known| known == leaf_hash)
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
-        if truthful {
-            Ok(key)
-        } else {
-            Err(LogFault::WrongPrevious { seq })
-        }
+        if truthful { Ok(key) } else { Err(LogFault::WrongPrevious { seq }) }
     }
 }
 
@@ -377,8 +334,7 @@ struct Head {
 
 impl Head {
     fn parse(seq: u64, entry: &str) -> Result<Self, LogFault> {
-        let value: serde_json::Value =
-            serde_json::from_str(entry).map_err(|_| LogFault::NotAnEntry { seq })?;
+        let value: serde_json::Value = serde_json::from_str(entry).map_err(|_| LogFault::NotAnEntry { seq })?;
         // A duplicate member, a blank or another spelling of a number is lost in `value`, so the texts differ.
         match to_canonical_json(&value) {
             Ok(canonical) if canonical == entry => {}
@@ -409,18 +365,11 @@ mod tests {
     impl Log {
         /// Two boots: entries 0 to 3 of the first, 4 to 6 of the second.
         fn new() -> Self {
-            let mut log = Self {
-                key: key(1),
-                boot_id: String::new(),
-                entries: Vec::new(),
-            };
+            let mut log = Self { key: key(1), boot_id: String::new(), entries: Vec::new() };
             for (boot, events) in [(1, 3), (2, 2)] {
                 log.boot(boot);
                 for count in 0..events {
-                    log.push(Event::Lost {
-                        count,
-                        source: "test".to_owned(),
-                    });
+                    log.push(Event::Lost { count, source: "test".to_owned() });
                 }
             }
             log
@@ -429,20 +378,14 @@ mod tests {
         fn boot(&mut self, number: u8) {
             self.key = key(number);
             self.boot_id = format!("{number:032x}");
-            let previous = self.entries.last().map(|last| Previous {
-                seq: last.seq,
-                leaf_hash: leaf_hash_hex(last.entry.as_bytes()),
-            });
+            let previous = self
+                .entries
+                .last()
+                .map(|last| Previous { seq: last.seq, leaf_hash: leaf_hash_hex(last.entry.as_bytes()) });
             let key = log_key(number).to_pem();
             let version = "0".to_owned();
             let sha256 = BTreeMap::new();
-            self.push(Event::Boot(Boot {
-                version,
-                key,
-                sha256,
-                memory_only: false,
-                previous,
-            }));
+            self.push(Event::Boot(Boot { version, key, sha256, memory_only: false, previous }));
         }
 
         fn push(&mut self, event: Event) {
@@ -455,11 +398,7 @@ mod tests {
             };
             let entry = entry.canonical().unwrap();
             let signature = sign(&self.key, &entry);
-            self.entries.push(SignedEntry {
-                seq,
-                entry,
-                signature,
-            });
+            self.entries.push(SignedEntry { seq, entry, signature });
         }
 
         /// Replaces text inside an entry and signs it again with the key of boot `signer`.
@@ -493,10 +432,7 @@ mod tests {
     }
 
     fn expecting(number: u8) -> Expectations {
-        Expectations {
-            start: Start::Beginning,
-            last_key: Some(log_key(number)),
-        }
+        Expectations { start: Start::Beginning, last_key: Some(log_key(number)) }
     }
 
     #[test]
@@ -520,18 +456,9 @@ mod tests {
     #[test]
     fn nothing_does_not_pass_for_a_log() {
         let nothing: [&str; 0] = [];
-        assert_eq!(
-            verify_lines(nothing, Expectations::default()),
-            Err(LogFault::Empty)
-        );
-        let start = Start::Page {
-            seq: 3,
-            key: log_key(1),
-        };
-        let page = Expectations {
-            start,
-            last_key: Some(log_key(1)),
-        };
+        assert_eq!(verify_lines(nothing, Expectations::default()), Err(LogFault::Empty));
+        let start = Start::Page { seq: 3, key: log_key(1) };
+        let page = Expectations { start, last_key: Some(log_key(1)) };
         assert_eq!(verify_lines(nothing, page), Err(LogFault::Empty));
     }
 
@@ -547,11 +474,7 @@ mod tests {
         for bit in 0..Log::new().entries[1].signature.len() * 8 {
             let mut log = Log::new();
             log.entries[1].signature[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                log.verdict(),
-                Err(LogFault::BadSignature { seq: 1 }),
-                "bit {bit}"
-            );
+            assert_eq!(log.verdict(), Err(LogFault::BadSignature { seq: 1 }), "bit {bit}");
         }
     }
 
@@ -566,10 +489,7 @@ mod tests {
             };
             let mut lines = lines.clone();
             lines[2] = changed;
-            assert!(
-                verify_lines(lines, Expectations::default()).is_err(),
-                "bit {bit}"
-            );
+            assert!(verify_lines(lines, Expectations::default()).is_err(), "bit {bit}");
         }
     }
 
@@ -579,10 +499,7 @@ mod tests {
             let mut log = Log::new();
             log.entries.remove(at);
             let (expected, found) = (at as u64, at as u64 + 1);
-            assert_eq!(
-                log.verdict(),
-                Err(LogFault::WrongNumber { expected, found })
-            );
+            assert_eq!(log.verdict(), Err(LogFault::WrongNumber { expected, found }));
         }
     }
 
@@ -590,33 +507,18 @@ mod tests {
     fn a_repeated_line_fails() {
         let mut log = Log::new();
         log.entries.insert(3, log.entries[2].clone());
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::WrongNumber {
-                expected: 3,
-                found: 2
-            })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::WrongNumber { expected: 3, found: 2 }));
     }
 
     #[test]
     fn swapped_lines_fail() {
         let mut log = Log::new();
         log.entries.swap(1, 2);
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::WrongNumber {
-                expected: 1,
-                found: 2
-            })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::WrongNumber { expected: 1, found: 2 }));
         // Also when the outside of the lines is made to look right.
         log.entries[1].seq = 1;
         log.entries[2].seq = 2;
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::Renumbered { seq: 1, signed: 2 })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::Renumbered { seq: 1, signed: 2 }));
     }
 
     #[test]
@@ -626,10 +528,7 @@ mod tests {
         for (seq, entry) in (0..).zip(&mut log.entries) {
             entry.seq = seq;
         }
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::Renumbered { seq: 2, signed: 3 })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::Renumbered { seq: 2, signed: 3 }));
     }
 
     #[test]
@@ -638,10 +537,7 @@ mod tests {
             let mut log = Log::new();
             let entry = log.entries[at].entry.clone();
             log.entries[at].signature = sign(&key(signer), &entry);
-            assert_eq!(
-                log.verdict(),
-                Err(LogFault::BadSignature { seq: at as u64 })
-            );
+            assert_eq!(log.verdict(), Err(LogFault::BadSignature { seq: at as u64 }));
         }
     }
 
@@ -651,14 +547,8 @@ mod tests {
         let mut log = Log::new();
         log.entries.truncate(3);
         log.boot(2);
-        assert!(
-            log.verdict().is_ok(),
-            "cut before the second boot began: not to be seen here"
-        );
-        for (from, to) in [
-            ("\"seq\":2", "\"seq\":1"),
-            ("\"leaf_hash\":\"", "\"leaf_hash\":\"0"),
-        ] {
+        assert!(log.verdict().is_ok(), "cut before the second boot began: not to be seen here");
+        for (from, to) in [("\"seq\":2", "\"seq\":1"), ("\"leaf_hash\":\"", "\"leaf_hash\":\"0")] {
             let mut log = Log::new();
             let part = log.entries[4].entry.find("\"previous\"").unwrap();
             assert!(log.entries[4].entry[part..].contains("\"seq\":3"));
@@ -683,26 +573,14 @@ mod tests {
         log.key = key(3);
         let (version, key) = ("0".to_owned(), log_key(3).to_pem());
         let (sha256, previous) = (BTreeMap::new(), None);
-        log.push(Event::Boot(Boot {
-            version,
-            key,
-            sha256,
-            memory_only: false,
-            previous,
-        }));
+        log.push(Event::Boot(Boot { version, key, sha256, memory_only: false, previous }));
         assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
     }
 
     #[test]
     fn a_log_that_does_not_begin_with_a_boot_entry_fails() {
-        let mut log = Log {
-            key: key(1),
-            boot_id: "0".repeat(32),
-            entries: Vec::new(),
-        };
-        log.push(Event::Tamper {
-            what: "test".to_owned(),
-        });
+        let mut log = Log { key: key(1), boot_id: "0".repeat(32), entries: Vec::new() };
+        log.push(Event::Tamper { what: "test".to_owned() });
         assert_eq!(log.verdict(), Err(LogFault::NoBoot { seq: 0 }));
     }
 
@@ -711,11 +589,7 @@ mod tests {
         let mut log = Log::new();
         let (old, new) = (format!("{:032x}", 1), format!("{:032x}", 7));
         log.forge(2, &old, &new, 1);
-        let fault = LogFault::WrongBoot {
-            seq: 2,
-            expected: old,
-            found: new,
-        };
+        let fault = LogFault::WrongBoot { seq: 2, expected: old, found: new };
         assert_eq!(log.verdict(), Err(fault));
     }
 
@@ -731,11 +605,7 @@ mod tests {
         ] {
             let mut log = Log::new();
             log.forge(2, from, to, 1);
-            assert_eq!(
-                log.verdict(),
-                Err(LogFault::NotCanonical { seq: 2 }),
-                "{to}"
-            );
+            assert_eq!(log.verdict(), Err(LogFault::NotCanonical { seq: 2 }), "{to}");
         }
     }
 
@@ -761,76 +631,34 @@ mod tests {
             assert_eq!(log.verdict(), Err(fault));
         }
         log.entries[2].entry = format!("\"{}\"", "x".repeat(MAX_ENTRY));
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::TooLarge {
-                seq: 2,
-                size: MAX_ENTRY + 2
-            })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::TooLarge { seq: 2, size: MAX_ENTRY + 2 }));
         let verdict = verify_lines(["not a line"], Expectations::default());
-        assert_eq!(
-            verdict,
-            Err(LogFault::Line {
-                seq: 0,
-                why: LineError::Form
-            })
-        );
+        assert_eq!(verdict, Err(LogFault::Line { seq: 0, why: LineError::Form }));
     }
 
     #[test]
     fn a_boot_entry_without_a_key_fails() {
         let mut log = Log::new();
         log.forge(0, "BEGIN PUBLIC", "BEGIN PIBLUC", 1);
-        assert_eq!(
-            log.verdict(),
-            Err(LogFault::BootKey {
-                seq: 0,
-                why: KeyError
-            })
-        );
+        assert_eq!(log.verdict(), Err(LogFault::BootKey { seq: 0, why: KeyError }));
     }
 
     #[test]
     fn a_page_passes_with_the_key_of_its_boot_only() {
         let lines = Log::new().lines();
         let page = |seq: u64, number| {
-            let start = Start::Page {
-                seq,
-                key: log_key(number),
-            };
+            let start = Start::Page { seq, key: log_key(number) };
             let from = usize::try_from(seq).unwrap();
-            verify_lines(
-                &lines[from..],
-                Expectations {
-                    start,
-                    last_key: Some(log_key(2)),
-                },
-            )
+            verify_lines(&lines[from..], Expectations { start, last_key: Some(log_key(2)) })
         };
         assert_eq!(page(2, 1).unwrap().boots, 1);
         assert_eq!(page(4, 2).unwrap().first_seq, 4);
         assert_eq!(page(5, 2).unwrap().entries, 2);
         assert_eq!(page(2, 2), Err(LogFault::BadSignature { seq: 2 }));
         assert_eq!(page(4, 1), Err(LogFault::WrongKey { seq: 4 }));
-        let start = Start::Page {
-            seq: 3,
-            key: log_key(1),
-        };
-        let verdict = verify_lines(
-            &lines[2..],
-            Expectations {
-                start,
-                last_key: None,
-            },
-        );
-        assert_eq!(
-            verdict,
-            Err(LogFault::WrongNumber {
-                expected: 3,
-                found: 2
-            })
-        );
+        let start = Start::Page { seq: 3, key: log_key(1) };
+        let verdict = verify_lines(&lines[2..], Expectations { start, last_key: None });
+        assert_eq!(verdict, Err(LogFault::WrongNumber { expected: 3, found: 2 }));
     }
 
     #[test]

@@ -60,10 +60,7 @@ impl Record {
     /// A record about the agent itself.
     #[must_use]
     pub fn agent(event: Event) -> Self {
-        Self {
-            subject: Subject::default(),
-            event,
-        }
+        Self { subject: Subject::default(), event }
     }
 }
 
@@ -297,14 +294,8 @@ mod tests {
 
     #[test]
     fn an_entry_survives_its_canonical_form() {
-        let event = Event::Lost {
-            count: 3,
-            source: "ring buffer".to_owned(),
-        };
-        let subject = Subject {
-            function: Some("summarize".to_owned()),
-            ..Subject::default()
-        };
+        let event = Event::Lost { count: 3, source: "ring buffer".to_owned() };
+        let subject = Subject { function: Some("summarize".to_owned()), ..Subject::default() };
         let entry = Entry {
             seq: 9,
             time: "2026-01-02T03:04:05.000006Z".to_owned(),
@@ -322,16 +313,8 @@ mod tests {
 
     #[test]
     fn a_number_beyond_two_to_the_53_has_no_canonical_form() {
-        let event = Event::Lost {
-            count: 1 << 53,
-            source: String::new(),
-        };
-        let entry = Entry {
-            seq: 0,
-            time: String::new(),
-            boot_id: String::new(),
-            record: Record::agent(event),
-        };
+        let event = Event::Lost { count: 1 << 53, source: String::new() };
+        let entry = Entry { seq: 0, time: String::new(), boot_id: String::new(), record: Record::agent(event) };
         assert!(entry.canonical().is_err());
     }
 }

@@ -28,11 +28,7 @@ impl SignedEntry {
     /// The line, without its line end.
     #[must_use]
     pub fn to_line(&self) -> String {
-        let Self {
-            seq,
-            entry,
-            signature,
-        } = self;
+        let Self { seq, entry, signature } = self;
         let signature = STANDARD.encode(signature);
         format!("{SEQ}{seq}{ENTRY}{entry}{SIGNATURE}{signature}{END}")
     }
@@ -51,14 +47,8 @@ impl SignedEntry {
         if number.to_string() != seq {
             return Err(LineError::Seq);
         }
-        let signature = STANDARD
-            .decode(signature)
-            .map_err(|_| LineError::Signature)?;
-        Ok(Self {
-            seq: number,
-            entry: entry.to_owned(),
-            signature,
-        })
+        let signature = STANDARD.decode(signature).map_err(|_| LineError::Signature)?;
+        Ok(Self { seq: number, entry: entry.to_owned(), signature })
     }
 
     /// The entry as a type, for showing it.
@@ -93,11 +83,7 @@ mod tests {
     use super::*;
 
     fn line(entry: &str) -> SignedEntry {
-        SignedEntry {
-            seq: 7,
-            entry: entry.to_owned(),
-            signature: vec![0x30, 0x01, 0xff],
-        }
+        SignedEntry { seq: 7, entry: entry.to_owned(), signature: vec![0x30, 0x01, 0xff] }
     }
 
     #[test]
@@ -126,14 +112,8 @@ mod tests {
             (r#"{"seq":07,"entry":{},"signature":""}"#, LineError::Seq),
             (r#"{"seq":+7,"entry":{},"signature":""}"#, LineError::Seq),
             (r#"{"seq":-7,"entry":{},"signature":""}"#, LineError::Seq),
-            (
-                r#"{"seq":18446744073709551616,"entry":{},"signature":""}"#,
-                LineError::Seq,
-            ),
-            (
-                r#"{"seq":7,"entry":{},"signature":"MAH"}"#,
-                LineError::Signature,
-            ),
+            (r#"{"seq":18446744073709551616,"entry":{},"signature":""}"#, LineError::Seq),
+            (r#"{"seq":7,"entry":{},"signature":"MAH"}"#, LineError::Signature),
             (r#"{"seq":7,"entry":{},"signature":""} "#, LineError::Form),
         ] {
             assert_eq!(SignedEntry::parse(text), Err(why), "{text}");

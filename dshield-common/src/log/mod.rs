@@ -13,20 +13,13 @@ pub const MAX_ENTRY: usize = 65_535;
 /// The RFC 6962 leaf hash of an entry's canonical bytes: `SHA-256(0x00 ‖ entry)`.
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> [u8; 32] {
-    Sha256::new()
-        .chain_update([0])
-        .chain_update(entry)
-        .finalize()
-        .into()
+    Sha256::new().chain_update([0]).chain_update(entry).finalize().into()
 }
 
 /// [`leaf_hash`] as [`entry::Previous`] holds it: 64 lower-case hexadecimal digits.
 #[must_use]
 pub fn leaf_hash_hex(entry: &[u8]) -> String {
-    leaf_hash(entry)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    leaf_hash(entry).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -32,8 +32,7 @@ impl Policy {
     /// The policy as canonical JSON (RFC 8785), type `dshield.policy/v1`.
     #[must_use]
     pub fn canonical(&self) -> String {
-        let mut functions: Vec<&FunctionPolicy> =
-            self.functions.iter().map(AsRef::as_ref).collect();
+        let mut functions: Vec<&FunctionPolicy> = self.functions.iter().map(AsRef::as_ref).collect();
         functions.sort_by(|a, b| a.name.cmp(&b.name));
         let value = json!({
             "type": "dshield.policy/v1",
@@ -41,8 +40,7 @@ impl Policy {
             "memory_only": self.memory_only,
             "functions": functions.into_iter().map(function).collect::<Vec<_>>(),
         });
-        to_canonical_json(&value)
-            .expect("its only numbers are ports and sizes, and the parser keeps sizes below 2^53")
+        to_canonical_json(&value).expect("its only numbers are ports and sizes, and the parser keeps sizes below 2^53")
     }
 
     /// The SHA-256 of [`Policy::canonical`].
@@ -60,10 +58,7 @@ fn function(policy: &FunctionPolicy) -> Value {
 }
 
 fn rule(rule: &Rule) -> Value {
-    let paths = rule
-        .paths
-        .as_ref()
-        .map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let paths = rule.paths.as_ref().map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
     let mut ca: Vec<String> = rule.ca.iter().map(|der| sha256_hex(der)).collect();
     ca.sort();
     ca.dedup();
@@ -114,10 +109,7 @@ mod tests {
             canonical(&text),
             r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"ports":[443,8443],"resolve":["[::1]:1","10.0.0.1"],"tls":"inspect"}],"name":"f"}],"log_level":"request","memory_only":false,"type":"dshield.policy/v1"}"#
         );
-        assert_eq!(
-            hash(&text),
-            "58f2549069916d725bb33639b30a205ce7a27375f66e12901535d00365505edc"
-        );
+        assert_eq!(hash(&text), "58f2549069916d725bb33639b30a205ce7a27375f66e12901535d00365505edc");
     }
 
     #[test]
@@ -128,7 +120,8 @@ mod tests {
             with_rule("host = \"a.com\"\nports = [443, 443]\ntls = \"inspect\""),
             format!("[policy]\nlog_level = \"request\"\nmemory_only = false\n{}", with_rule("host = \"a.com\"")),
             with("timeout = \"1s\"\nmemory = \"64MiB\"\nenv = { A = \"b\" }\n[[function.egress]]\nhost = \"a.com\""),
-            "function = [{ egress = [{ host = \"a.com\" }], code = \"elsewhere\", runtime = \"node\", name = \"f\" }]".to_owned(),
+            "function = [{ egress = [{ host = \"a.com\" }], code = \"elsewhere\", runtime = \"node\", name = \"f\" }]"
+                .to_owned(),
         ] {
             assert_eq!(hash(&same), plain, "{same}");
         }
@@ -137,10 +130,7 @@ mod tests {
     #[test]
     fn the_order_of_functions_does_not_change_the_hash_but_that_of_rules_does() {
         let function = |name: &str| with("").replace("\"f\"", &format!("\"{name}\""));
-        assert_eq!(
-            hash(&(function("a") + &function("b"))),
-            hash(&(function("b") + &function("a")))
-        );
+        assert_eq!(hash(&(function("a") + &function("b"))), hash(&(function("b") + &function("a"))));
         let rules = |a: &str, b: &str| {
             with(&format!(
                 "[[function.egress]]\nhost = \"a.com\"\npaths = [\"{a}\"]\n[[function.egress]]\nhost = \"a.com\"\npaths = [\"{b}\"]"
@@ -173,10 +163,7 @@ mod tests {
         texts.push(with(""));
         texts.push(with("").replace("\"f\"", "\"g\""));
         texts.push(format!("[policy]\nmemory_only = true\n{}", with("")));
-        texts.push(format!(
-            "[policy]\nlog_level = \"connection\"\n{}",
-            with("")
-        ));
+        texts.push(format!("[policy]\nlog_level = \"connection\"\n{}", with("")));
         let hashes: HashSet<String> = texts.iter().map(|text| hash(text)).collect();
         assert_eq!(hashes.len(), texts.len());
     }

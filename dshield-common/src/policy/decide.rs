@@ -22,37 +22,19 @@ impl FunctionPolicy {
     /// [`Denied::Name`] when no rule is for the name, [`Denied::Port`] when those that are do not list the port.
     pub fn route(&self, name: &HostName, port: u16) -> Result<Route, Denied> {
         let for_name = self.egress.iter().filter(|rule| rule.host.matches(name));
-        let best = for_name
-            .map(|rule| &rule.host)
-            .max_by_key(|host| specificity(host));
+        let best = for_name.map(|rule| &rule.host).max_by_key(|host| specificity(host));
         let Some(best) = best else {
-            return Err(Denied::Name {
-                function: self.name.to_string(),
-                host: name.to_string(),
-            });
+            return Err(Denied::Name { function: self.name.to_string(), host: name.to_string() });
         };
         let speaking = || self.egress.iter().filter(|rule| rule.host == *best);
-        let rules: Vec<Arc<Rule>> = speaking()
-            .filter(|rule| rule.ports.contains(&port))
-            .cloned()
-            .collect();
+        let rules: Vec<Arc<Rule>> = speaking().filter(|rule| rule.ports.contains(&port)).cloned().collect();
         if rules.is_empty() {
-            let mut allowed: Vec<u16> = speaking()
-                .flat_map(|rule| rule.ports.iter().copied())
-                .collect();
+            let mut allowed: Vec<u16> = speaking().flat_map(|rule| rule.ports.iter().copied()).collect();
             allowed.sort_unstable();
             allowed.dedup();
-            return Err(Denied::Port {
-                host: best.to_string(),
-                port,
-                allowed,
-            });
+            return Err(Denied::Port { host: best.to_string(), port, allowed });
         }
-        Ok(Route {
-            name: name.clone(),
-            port,
-            rules,
-        })
+        Ok(Route { name: name.clone(), port, rules })
     }
 }
 
@@ -65,7 +47,6 @@ fn specificity(host: &HostPattern) -> (bool, usize) {
 
 /// A destination that at least one rule allows, with those rules.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Route {
     /// The one name of the flow.
     pub name: HostName,
@@ -109,40 +90,22 @@ impl Route {
         let host = || self.first().host.to_string();
         let rule = || self.rule_id().to_owned();
         if self.rules.iter().any(|rule| rule.paths.is_some()) && path::is_ambiguous(path) {
-            return Err(Denied::AmbiguousPath {
-                host: host(),
-                path: shown(path),
-                rule: rule(),
-            });
+            return Err(Denied::AmbiguousPath { host: host(), path: shown(path), rule: rule() });
         }
-        let mut for_method = self
-            .rules
-            .iter()
-            .filter(|rule| allows_method(rule, method))
-            .peekable();
+        let mut for_method = self.rules.iter().filter(|rule| allows_method(rule, method)).peekable();
         if for_method.peek().is_none() {
-            let mut allowed: Vec<String> = self
-                .rules
-                .iter()
-                .flat_map(|rule| rule.methods.iter().flatten().cloned())
-                .collect();
+            let mut allowed: Vec<String> =
+                self.rules.iter().flat_map(|rule| rule.methods.iter().flatten().cloned()).collect();
             allowed.sort();
             allowed.dedup();
-            return Err(Denied::Method {
-                host: host(),
-                method: shown(method),
-                allowed,
-                rule: rule(),
-            });
+            return Err(Denied::Method { host: host(), method: shown(method), allowed, rule: rule() });
         }
-        for_method
-            .find(|rule| allows_path(rule, path))
-            .ok_or_else(|| Denied::Path {
-                host: host(),
-                method: shown(method),
-                path: shown(path),
-                rule: rule(),
-            })
+        for_method.find(|rule| allows_path(rule, path)).ok_or_else(|| Denied::Path {
+            host: host(),
+            method: shown(method),
+            path: shown(path),
+            rule: rule(),
+        })
     }
 
     fn first(&self) -> &Rule {
@@ -151,15 +114,11 @@ impl Route {
 }
 
 fn allows_method(rule: &Rule, method: &str) -> bool {
-    rule.methods
-        .as_ref()
-        .is_none_or(|methods| methods.iter().any(|own| own == method))
+    rule.methods.as_ref().is_none_or(|methods| methods.iter().any(|own| own == method))
 }
 
 fn allows_path(rule: &Rule, path: &str) -> bool {
-    rule.paths
-        .as_ref()
-        .is_none_or(|paths| paths.iter().any(|own| own.matches(path)))
+    rule.paths.as_ref().is_none_or(|paths| paths.iter().any(|own| own.matches(path)))
 }
 
 #[cfg(test)]
@@ -176,10 +135,7 @@ mod tests {
 
     /// A function `f` with one rule for each of these bodies.
     fn policy(rules: &[&str]) -> FunctionPolicy {
-        let rules: String = rules
-            .iter()
-            .map(|rule| format!("[[function.egress]]\n{rule}\n"))
-            .collect();
+        let rules: String = rules.iter().map(|rule| format!("[[function.egress]]\n{rule}\n")).collect();
         FunctionPolicy::clone(&parse(&with(&rules)).unwrap().policy.functions[0])
     }
 
@@ -190,25 +146,14 @@ mod tests {
         let denied = policy.route(&name("a.com"), 443).unwrap_err();
         assert_eq!(denied.reason(), "name_not_allowed");
         assert_eq!(denied.to_string(), "no egress rule of `f` allows a.com");
-        assert_eq!(
-            denied.hint(),
-            "to allow it, add below the function `f`: [[function.egress]] host = \"a.com\""
-        );
+        assert_eq!(denied.hint(), "to allow it, add below the function `f`: [[function.egress]] host = \"a.com\"");
     }
 
     #[test]
     fn a_wildcard_never_matches_its_apex_nor_a_name_that_only_ends_alike() {
         let policy = policy(&["host = \"*.example.com\""]);
-        for good in [
-            "a.example.com",
-            "b.a.example.com",
-            "A.EXAMPLE.com.",
-            "example.com.example.com",
-        ] {
-            assert!(
-                policy.allows_name(&name(good)) && policy.route(&name(good), 443).is_ok(),
-                "{good}"
-            );
+        for good in ["a.example.com", "b.a.example.com", "A.EXAMPLE.com.", "example.com.example.com"] {
+            assert!(policy.allows_name(&name(good)) && policy.route(&name(good), 443).is_ok(), "{good}");
         }
         for bad in [
             "example.com",
@@ -219,39 +164,22 @@ mod tests {
             "a.example.co",
             "xexample.com",
         ] {
-            assert!(
-                !policy.allows_name(&name(bad)) && policy.route(&name(bad), 443).is_err(),
-                "{bad}"
-            );
+            assert!(!policy.allows_name(&name(bad)) && policy.route(&name(bad), 443).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_port_off_the_list_is_denied_with_the_ports_that_would_do() {
-        let policy = policy(&[
-            "host = \"a.com\"\nports = [8443]",
-            "host = \"a.com\"\nports = [443]\ntls = \"passthrough\"",
-        ]);
-        assert_eq!(
-            policy.route(&name("a.com"), 443).unwrap().tls(),
-            TlsMode::Passthrough
-        );
-        assert_eq!(
-            policy.route(&name("a.com"), 8443).unwrap().tls(),
-            TlsMode::Inspect
-        );
+        let policy =
+            policy(&["host = \"a.com\"\nports = [8443]", "host = \"a.com\"\nports = [443]\ntls = \"passthrough\""]);
+        assert_eq!(policy.route(&name("a.com"), 443).unwrap().tls(), TlsMode::Passthrough);
+        assert_eq!(policy.route(&name("a.com"), 8443).unwrap().tls(), TlsMode::Inspect);
         assert!(policy.allows_name(&name("a.com")));
         let denied = policy.route(&name("a.com"), 22).unwrap_err();
         assert_eq!(denied.reason(), "port_not_allowed");
         assert!(matches!(&denied, Denied::Port { allowed, .. } if *allowed == [443, 8443]));
-        assert_eq!(
-            denied.to_string(),
-            "the policy allows a.com only on port 443, 8443, not 22"
-        );
-        assert_eq!(
-            denied.hint(),
-            "to allow it, write ports = [443, 8443, 22] in the egress rule for \"a.com\""
-        );
+        assert_eq!(denied.to_string(), "the policy allows a.com only on port 443, 8443, not 22");
+        assert_eq!(denied.hint(), "to allow it, write ports = [443, 8443, 22] in the egress rule for \"a.com\"");
     }
 
     #[test]
@@ -266,18 +194,9 @@ mod tests {
         assert_eq!(rule_id("x.example.com"), "f.egress[1]");
         assert_eq!(rule_id("x.api.example.com"), "f.egress[1]");
         assert_eq!(rule_id("example.com"), "f.egress[0]");
-        assert_eq!(
-            policy
-                .route(&name("api.example.com"), 22)
-                .unwrap_err()
-                .reason(),
-            "port_not_allowed"
-        );
+        assert_eq!(policy.route(&name("api.example.com"), 22).unwrap_err().reason(), "port_not_allowed");
         let route = policy.route(&name("api.example.com"), 443).unwrap();
-        assert_eq!(
-            route.request("POST", "/").unwrap_err().reason(),
-            "method_not_allowed"
-        );
+        assert_eq!(route.request("POST", "/").unwrap_err().reason(), "method_not_allowed");
     }
 
     #[test]
@@ -288,49 +207,24 @@ mod tests {
         ]);
         let route = policy.route(&name("a.com"), 443).unwrap();
         assert_eq!((route.name.as_str(), route.port), ("a.com", 443));
-        assert_eq!(
-            route.request("POST", "/v1/messages").unwrap().id,
-            "f.egress[0]"
-        );
-        assert_eq!(
-            route.request("GET", "/v1/messages").unwrap().id,
-            "f.egress[1]"
-        );
-        assert_eq!(
-            route.request("POST", "/v1/files").unwrap().id,
-            "f.egress[1]"
-        );
+        assert_eq!(route.request("POST", "/v1/messages").unwrap().id, "f.egress[0]");
+        assert_eq!(route.request("GET", "/v1/messages").unwrap().id, "f.egress[1]");
+        assert_eq!(route.request("POST", "/v1/files").unwrap().id, "f.egress[1]");
     }
 
     #[test]
     fn a_request_that_no_rule_allows_says_why_and_what_to_add() {
-        let policy =
-            policy(&["host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]"]);
+        let policy = policy(&["host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]"]);
         let route = policy.route(&name("a.com"), 443).unwrap();
         let denied = route.request("GET", "/v1/messages").unwrap_err();
         assert_eq!(denied.reason(), "method_not_allowed");
-        assert_eq!(
-            denied.to_string(),
-            "the policy allows only POST to a.com, not GET"
-        );
-        assert_eq!(
-            denied.hint(),
-            "to allow it, add \"GET\" to `methods` of f.egress[0]"
-        );
+        assert_eq!(denied.to_string(), "the policy allows only POST to a.com, not GET");
+        assert_eq!(denied.hint(), "to allow it, add \"GET\" to `methods` of f.egress[0]");
         let denied = route.request("POST", "/v2").unwrap_err();
         assert_eq!(denied.reason(), "path_not_allowed");
-        assert_eq!(
-            denied.to_string(),
-            "the policy does not allow POST /v2 on a.com"
-        );
-        assert_eq!(
-            denied.hint(),
-            "to allow it, add \"/v2\" to `paths` of f.egress[0]"
-        );
-        assert_eq!(
-            route.request("post", "/v1/messages").unwrap_err().reason(),
-            "method_not_allowed"
-        );
+        assert_eq!(denied.to_string(), "the policy does not allow POST /v2 on a.com");
+        assert_eq!(denied.hint(), "to allow it, add \"/v2\" to `paths` of f.egress[0]");
+        assert_eq!(route.request("post", "/v1/messages").unwrap_err().reason(), "method_not_allowed");
         for path in ["", "*", "v1/messages", "http://a.com/v1/messages"] {
             assert!(route.request("POST", path).is_err(), "{path}");
         }
@@ -349,11 +243,7 @@ mod tests {
             "/v1/%00",
             "/v1/..;/admin",
         ] {
-            assert_eq!(
-                judged.request("GET", path).unwrap_err().reason(),
-                "ambiguous_path",
-                "{path}"
-            );
+            assert_eq!(judged.request("GET", path).unwrap_err().reason(), "ambiguous_path", "{path}");
         }
         let any = policy(&["host = \"a.com\""]);
         let any = any.route(&name("a.com"), 443).unwrap();
@@ -364,19 +254,12 @@ mod tests {
     fn what_the_function_sent_is_shown_safely_and_briefly() {
         let policy = policy(&["host = \"a.com\"\nmethods = [\"GET\"]"]);
         let route = policy.route(&name("a.com"), 443).unwrap();
-        let sentence = route
-            .request(&format!("X\n\u{1b}[2J{}", "y".repeat(9999)), "/")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            !sentence.contains(['\n', '\u{1b}']) && sentence.len() < 400,
-            "{sentence}"
-        );
+        let sentence = route.request(&format!("X\n\u{1b}[2J{}", "y".repeat(9999)), "/").unwrap_err().to_string();
+        assert!(!sentence.contains(['\n', '\u{1b}']) && sentence.len() < 400, "{sentence}");
     }
 
     fn labels() -> impl Strategy<Value = String> {
-        proptest::collection::vec("[ab]{1,2}|example|com|evilexample", 1..5)
-            .prop_map(|labels| labels.join("."))
+        proptest::collection::vec("[ab]{1,2}|example|com|evilexample", 1..5).prop_map(|labels| labels.join("."))
     }
 
     proptest! {

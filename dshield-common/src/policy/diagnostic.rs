@@ -29,12 +29,7 @@ impl Diagnostic {
     /// A problem at `position`.
     #[must_use]
     pub fn new(position: Position, message: String, hint: Option<String>) -> Self {
-        Self {
-            line: position.line,
-            column: position.column,
-            message,
-            hint,
-        }
+        Self { line: position.line, column: position.column, message, hint }
     }
 }
 
@@ -58,48 +53,23 @@ pub(super) struct Findings<'t> {
 
 impl<'t> Findings<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        let line_starts = std::iter::once(0)
-            .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-            .collect();
-        Self {
-            text,
-            line_starts,
-            found: Vec::new(),
-        }
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { text, line_starts, found: Vec::new() }
     }
 
     pub(super) fn position(&self, offset: usize) -> Position {
         let line = self.line_starts.partition_point(|start| *start <= offset);
         let start = self.line_starts[line - 1]; // the first line starts at 0, so `line` is at least 1
-        let before = self
-            .text
-            .get(start..offset.min(self.text.len()))
-            .unwrap_or_default();
-        Position {
-            line,
-            column: before.chars().count() + 1,
-        }
+        let before = self.text.get(start..offset.min(self.text.len())).unwrap_or_default();
+        Position { line, column: before.chars().count() + 1 }
     }
 
     pub(super) fn add(&mut self, at: &Range<usize>, message: impl Into<String>) {
-        self.found.push(Diagnostic::new(
-            self.position(at.start),
-            message.into(),
-            None,
-        ));
+        self.found.push(Diagnostic::new(self.position(at.start), message.into(), None));
     }
 
-    pub(super) fn add_with_hint(
-        &mut self,
-        at: &Range<usize>,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
-        self.found.push(Diagnostic::new(
-            self.position(at.start),
-            message.into(),
-            Some(hint.into()),
-        ));
+    pub(super) fn add_with_hint(&mut self, at: &Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.found.push(Diagnostic::new(self.position(at.start), message.into(), Some(hint.into())));
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -114,10 +84,7 @@ impl<'t> Findings<'t> {
 }
 
 /// `did you mean …?` with the candidate that is nearest to `word`, if one is near enough to be a slip of the pen.
-pub(super) fn did_you_mean<'c>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'c str>,
-) -> Option<String> {
+pub(super) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<String> {
     let word = word.to_lowercase();
     if word.len() > 64 {
         return None;
@@ -127,8 +94,7 @@ pub(super) fn did_you_mean<'c>(
         .map(|candidate| (edit_distance(&word, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)?;
     let longer = word.chars().count().max(nearest.chars().count());
-    (distance <= (longer / 3).max(1) && distance < longer)
-        .then(|| format!("did you mean `{nearest}`?"))
+    (distance <= (longer / 3).max(1) && distance < longer).then(|| format!("did you mean `{nearest}`?"))
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that lead from `a` to `b` (optimal string alignment).
@@ -139,9 +105,7 @@ fn edit_distance(a: &str, b: &str) -> usize {
         let mut row = vec![i];
         for j in 1..=b.len() {
             let differs = usize::from(a[i - 1] != b[j - 1]);
-            let mut least = (rows[i - 1][j] + 1)
-                .min(row[j - 1] + 1)
-                .min(rows[i - 1][j - 1] + differs);
+            let mut least = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + differs);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 least = least.min(rows[i - 2][j - 2] + 1);
             }
@@ -168,18 +132,9 @@ mod tests {
     #[test]
     fn the_nearest_word_is_suggested_only_when_it_is_near() {
         let fields = ["host", "ports", "methods"];
-        assert_eq!(
-            did_you_mean("hots", fields).as_deref(),
-            Some("did you mean `host`?")
-        );
-        assert_eq!(
-            did_you_mean("Port", fields).as_deref(),
-            Some("did you mean `ports`?")
-        );
-        assert_eq!(
-            did_you_mean("method", fields).as_deref(),
-            Some("did you mean `methods`?")
-        );
+        assert_eq!(did_you_mean("hots", fields).as_deref(), Some("did you mean `host`?"));
+        assert_eq!(did_you_mean("Port", fields).as_deref(), Some("did you mean `ports`?"));
+        assert_eq!(did_you_mean("method", fields).as_deref(), Some("did you mean `methods`?"));
         assert_eq!(did_you_mean("colour", fields), None);
         assert_eq!(did_you_mean("", fields), None);
         assert_eq!(did_you_mean(&"h".repeat(100), fields), None);

@@ -23,8 +23,7 @@ pub use diagnostic::{Diagnostic, Position};
 pub use parse::{Positions, ReadCa};
 pub use path::PathPattern;
 pub use types::{
-    Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Pin, Policy, Rule, Runtime,
-    TlsMode,
+    Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Pin, Policy, Rule, Runtime, TlsMode, UnknownWord,
 };
 
 pub use crate::name::FunctionName;

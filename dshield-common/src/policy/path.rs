@@ -6,7 +6,6 @@ use std::fmt;
 
 /// A path in a rule: `/v1/messages` is that path, `/v1/*` every path that starts with `/v1/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum PathPattern {
     /// These bytes and no others.
     Exact(String),
@@ -34,21 +33,13 @@ impl PathPattern {
             return Err("may have a `*` only at its end");
         }
         // The last segment of a prefix goes on, so `/.*` is not yet a dot segment; a letter completes it harmlessly.
-        let complete = if prefix {
-            format!("{path}x")
-        } else {
-            path.to_owned()
-        };
+        let complete = if prefix { format!("{path}x") } else { path.to_owned() };
         if is_ambiguous(&complete) {
             return Err(
                 "has something that upstreams rewrite before they read it (`//`, `/./`, `/../`, `\\`, a space, an encoded slash, or the like)",
             );
         }
-        Ok(if prefix {
-            Self::Prefix(path.to_owned())
-        } else {
-            Self::Exact(path.to_owned())
-        })
+        Ok(if prefix { Self::Prefix(path.to_owned()) } else { Self::Exact(path.to_owned()) })
     }
 
     /// True when `path`, without its query, is one of those meant.
@@ -99,17 +90,12 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
 
 fn has_dot_or_empty_segment(path: &[u8]) -> bool {
     let segments = path.split(|byte| *byte == b'/').count();
-    path.split(|byte| *byte == b'/')
-        .enumerate()
-        .any(|(index, segment)| {
-            let name = segment
-                .split(|byte| *byte == b';')
-                .next()
-                .unwrap_or_default();
-            // The first is what stands before the leading slash; an empty last one is a trailing slash.
-            let inner = index > 0 && index + 1 < segments;
-            name == b"." || name == b".." || (inner && segment.is_empty())
-        })
+    path.split(|byte| *byte == b'/').enumerate().any(|(index, segment)| {
+        let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+        // The first is what stands before the leading slash; an empty last one is a trailing slash.
+        let inner = index > 0 && index + 1 < segments;
+        name == b"." || name == b".." || (inner && segment.is_empty())
+    })
 }
 
 /// What becomes of a `%` without two hexadecimal digits after it.
@@ -232,14 +218,7 @@ mod tests {
     fn a_pattern_is_exact_unless_it_ends_with_a_star() {
         let exact = PathPattern::parse("/v1/messages").unwrap();
         assert!(exact.matches("/v1/messages"));
-        for path in [
-            "/v1/messages/",
-            "/v1/messagesx",
-            "/V1/messages",
-            "/v1",
-            "v1/messages",
-            "/v1/%6dessages",
-        ] {
+        for path in ["/v1/messages/", "/v1/messagesx", "/V1/messages", "/v1", "v1/messages", "/v1/%6dessages"] {
             assert!(!exact.matches(path), "{path}");
         }
         let prefix = PathPattern::parse("/v1/*").unwrap();
@@ -254,8 +233,8 @@ mod tests {
     #[test]
     fn patterns_that_can_never_match_are_refused() {
         for text in [
-            "", "*", "v1", "/a?b", "/a#b", "/a*b", "/**", "/a/../b", "/a//b", "/a//*", "/a b",
-            "/ä", "/a%2fb", "/a%2*", "/a/./*",
+            "", "*", "v1", "/a?b", "/a#b", "/a*b", "/**", "/a/../b", "/a//b", "/a//*", "/a b", "/ä", "/a%2fb", "/a%2*",
+            "/a/./*",
         ] {
             assert!(PathPattern::parse(text).is_err(), "{text:?}");
         }

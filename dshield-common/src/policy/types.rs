@@ -3,9 +3,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::diagnostic::did_you_mean;
 use super::path::PathPattern;
 use crate::name::{FunctionName, HostName};
 
@@ -63,7 +65,6 @@ pub struct Rule {
 
 /// Which names a rule is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum HostPattern {
     /// This name and no other.
     Exact(HostName),
@@ -139,17 +140,30 @@ impl Function {
 }
 
 /// An enumeration whose values are words in the file.
-pub(crate) trait Word: Copy + 'static {
+pub(super) trait Word: FromStr<Err = UnknownWord> + Copy + 'static {
     /// Every word, in the order in which they are explained.
     const ALL: &'static [(&'static str, Self)];
+}
+
+/// A word that an enumeration does not have. Shown as what to write instead.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnknownWord(String);
+
+fn find_word<T: Word>(text: &str) -> Result<T, UnknownWord> {
+    if let Some((_, value)) = T::ALL.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let words = || T::ALL.iter().map(|(word, _)| *word);
+    let nearest = did_you_mean(text, words());
+    Err(UnknownWord(nearest.unwrap_or_else(|| format!("it can be: {}", words().collect::<Vec<_>>().join(", ")))))
 }
 
 macro_rules! words {
     ($(#[$meta:meta])* $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum $type {
+                pub enum $type {
             $($(#[$variant_meta])* $variant,)+
         }
 
@@ -165,6 +179,14 @@ macro_rules! words {
 
         impl Word for $type {
             const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+        }
+
+        impl FromStr for $type {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                find_word(text)
+            }
         }
 
         impl fmt::Display for $type {

@@ -24,11 +24,9 @@ pub type ReadCa<'a> = dyn FnMut(&str) -> Result<Vec<u8>, String> + 'a;
 /// Where a function's fields stand, for problems that only show when its code is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
-    /// The value of `runtime`.
-    pub runtime: Position,
     /// The value of `code`.
     pub code: Position,
-    /// The value of `handler`; where it is left out, the function's header.
+    /// The value of `handler`; where it is left out, that of `code`.
     pub handler: Position,
 }
 
@@ -54,20 +52,11 @@ impl Deployment {
             Ok(document) => document,
             Err(error) => {
                 let message = error.message().lines().collect::<Vec<_>>().join(", ");
-                findings.add(
-                    &error.span().unwrap_or(0..0),
-                    format!("this is not TOML: {message}"),
-                );
+                findings.add(&error.span().unwrap_or(0..0), format!("this is not TOML: {message}"));
                 return Err(findings.into_sorted());
             }
         };
-        let top = Fields::new(
-            document.as_table(),
-            0..0,
-            "dshield.toml",
-            &["policy", "function"],
-            &mut findings,
-        );
+        let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "function"], &mut findings);
         let (log_level, memory_only) = policy(&top, &mut findings);
         let read = functions(&top, read_ca, &mut findings);
         if !findings.is_empty() {
@@ -81,44 +70,22 @@ impl Deployment {
             policies.push(Arc::new(policy));
             positions.push(position);
         }
-        let policy = Arc::new(Policy {
-            log_level,
-            memory_only,
-            functions: policies,
-        });
+        let policy = Arc::new(Policy { log_level, memory_only, functions: policies });
         Ok((Self { policy, functions }, positions))
     }
 }
 
 fn policy(top: &Fields<'_>, findings: &mut Findings<'_>) -> (LogLevel, bool) {
-    let table = top.table(
-        "policy",
-        "[policy]",
-        &["log_level", "memory_only"],
-        findings,
-    );
-    let log_level = table
-        .as_ref()
-        .and_then(|table| table.word("log_level", findings));
-    let memory_only = table
-        .as_ref()
-        .and_then(|table| table.boolean("memory_only", findings));
-    (
-        log_level.map_or(LogLevel::Request, |word| word.value),
-        memory_only.unwrap_or(false),
-    )
+    let table = top.table("policy", "[policy]", &["log_level", "memory_only"], findings);
+    let log_level = table.as_ref().and_then(|table| table.word("log_level", findings));
+    let memory_only = table.as_ref().and_then(|table| table.boolean("memory_only", findings));
+    (log_level.map_or(LogLevel::Request, |word| word.value), memory_only.unwrap_or(false))
 }
 
 type Read = (Function, FunctionPolicy, Positions);
 
 fn functions(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Vec<Read> {
-    let Some(tables) = top.tables(
-        "function",
-        "[[function]]",
-        "a function",
-        function::FIELDS,
-        findings,
-    ) else {
+    let Some(tables) = top.tables("function", "[[function]]", "a function", function::FIELDS, findings) else {
         if !top.has("function") {
             findings.add_with_hint(
                 &(0..0),
@@ -135,27 +102,16 @@ fn functions(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings
         if let Some(name) = &name {
             let here = findings.position(name.at.start);
             if let Some(first) = first_seen.get(&name.value) {
-                let message = format!(
-                    "there is already a function `{}` at line {}",
-                    name.value, first.line
-                );
+                let message = format!("there is already a function `{}` at line {}", name.value, first.line);
                 findings.add_with_hint(&name.at, message, "give each function its own name");
             } else {
                 first_seen.insert(name.value.clone(), here);
             }
         }
-        let label = name.as_ref().map_or_else(
-            || format!("function[{index}]"),
-            |name| name.value.to_string(),
-        );
+        let label = name.as_ref().map_or_else(|| format!("function[{index}]"), |name| name.value.to_string());
         let egress = rule::egress(fields, &label, read_ca, findings);
-        if let Some((function, positions)) =
-            function::function(fields, name.map(|name| name.value), findings)
-        {
-            let policy = FunctionPolicy {
-                name: function.name.clone(),
-                egress,
-            };
+        if let Some((function, positions)) = function::function(fields, name.map(|name| name.value), findings) {
+            let policy = FunctionPolicy { name: function.name.clone(), egress };
             functions.push((function, policy, positions));
         }
     }
@@ -165,11 +121,7 @@ fn functions(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings
 /// The name of an item's kind, with its article.
 fn kind(item: &Item) -> String {
     let name = item.type_name();
-    let article = if name.starts_with(['a', 'i']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if name.starts_with(['a', 'i']) { "an" } else { "a" };
     format!("{article} {name}")
 }
 
@@ -183,9 +135,7 @@ pub(super) mod tests {
     /// Parses, with one certificate file named `ca.pem`.
     pub(in crate::policy) fn parse(text: &str) -> Result<Deployment, Vec<Diagnostic>> {
         Deployment::parse(text, &mut |file| match file {
-            "ca.pem" => {
-                Ok(b"-----BEGIN CERTIFICATE-----\nMAMBAgM=\n-----END CERTIFICATE-----\n".to_vec())
-            }
+            "ca.pem" => Ok(b"-----BEGIN CERTIFICATE-----\nMAMBAgM=\n-----END CERTIFICATE-----\n".to_vec()),
             "empty.pem" => Ok(Vec::new()),
             _ => Err("no such file".to_owned()),
         })
@@ -193,11 +143,7 @@ pub(super) mod tests {
 
     /// Everything wrong with `text`, as a reader sees it.
     pub(in crate::policy) fn problems(text: &str) -> Vec<String> {
-        parse(text)
-            .expect_err("should be refused")
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        parse(text).expect_err("should be refused").iter().map(ToString::to_string).collect()
     }
 
     /// A function `f` with these lines after its required fields.
@@ -257,10 +203,7 @@ pub(super) mod tests {
         assert_eq!(rules[0].id, "summarize.egress[0]");
         assert_eq!(rules[0].host.to_string(), "api.anthropic.com");
         assert_eq!(rules[0].ports, [443, 8443]);
-        assert_eq!(
-            rules[0].methods.as_deref(),
-            Some(&["GET".to_owned(), "POST".to_owned()][..])
-        );
+        assert_eq!(rules[0].methods.as_deref(), Some(&["GET".to_owned(), "POST".to_owned()][..]));
         assert_eq!(rules[0].max_request_bytes, Some(1 << 20));
         let pins: Vec<String> = rules[0].resolve.iter().map(ToString::to_string).collect();
         assert_eq!(pins, ["127.0.0.1:8443", "10.0.0.1", "[::1]:9", "::2"]);
@@ -276,23 +219,10 @@ pub(super) mod tests {
         assert!(!deployment.policy.memory_only);
         let function = &deployment.functions[0];
         assert_eq!(function.handler.as_deref(), Some("app.handler"));
-        assert_eq!(
-            (
-                function.timeout.as_secs(),
-                function.memory,
-                function.concurrency
-            ),
-            (30, 256 << 20, 4)
-        );
+        assert_eq!((function.timeout.as_secs(), function.memory, function.concurrency), (30, 256 << 20, 4));
         let rule = &deployment.policy.functions[0].egress[0];
-        assert_eq!(
-            (&rule.ports[..], rule.tls.as_str()),
-            (&[443][..], "inspect")
-        );
-        assert_eq!(
-            (&rule.methods, &rule.paths, rule.max_request_bytes),
-            (&None, &None, None)
-        );
+        assert_eq!((&rule.ports[..], rule.tls.as_str()), (&[443][..], "inspect"));
+        assert_eq!((&rule.methods, &rule.paths, rule.max_request_bytes), (&None, &None, None));
         assert!(rule.resolve.is_empty() && rule.ca.is_empty());
     }
 
@@ -300,10 +230,7 @@ pub(super) mod tests {
     fn tables_may_be_written_inline() {
         let text = r#"function = [{ name = "f", runtime = "node", code = "f", egress = [{ host = "a.com" }] }]"#;
         assert_eq!(parse(text).unwrap().policy.functions[0].egress.len(), 1);
-        assert_eq!(
-            problems("function = [1]"),
-            ["1:13: a function is a table; write it below [[function]]"]
-        );
+        assert_eq!(problems("function = [1]"), ["1:13: a function is a table; write it below [[function]]"]);
     }
 
     #[test]
@@ -341,11 +268,7 @@ pub(super) mod tests {
     fn text_that_is_not_toml_has_its_position() {
         let problems = problems("[[function]]\nname = \n");
         assert_eq!(problems.len(), 1);
-        assert!(
-            problems[0].starts_with("2:8: this is not TOML: "),
-            "{}",
-            problems[0]
-        );
+        assert!(problems[0].starts_with("2:8: this is not TOML: "), "{}", problems[0]);
     }
 
     #[test]
@@ -356,13 +279,8 @@ pub(super) mod tests {
                 "1:1: `function` must be a list of tables, not a table; write [[function]], with two brackets, above its fields"
             ]
         );
-        assert!(
-            problems("[[function.egress]]\nhost = \"a.com\"\n")[0].contains("write [[function]]")
-        );
-        assert!(
-            problems(&with("[function.egress]\nhost = \"a.com\""))[0]
-                .contains("write [[function.egress]]")
-        );
+        assert!(problems("[[function.egress]]\nhost = \"a.com\"\n")[0].contains("write [[function]]"));
+        assert!(problems(&with("[function.egress]\nhost = \"a.com\""))[0].contains("write [[function.egress]]"));
     }
 
     #[test]
@@ -389,19 +307,11 @@ pub(super) mod tests {
     #[test]
     fn positions_point_at_the_values() {
         let text = with("handler = \"a.b\"");
-        let (_, positions) =
-            Deployment::parse_with_positions(&text, &mut |_| Err(String::new())).unwrap();
+        let (_, positions) = Deployment::parse_with_positions(&text, &mut |_| Err(String::new())).unwrap();
         assert_eq!(positions[0].code, Position { line: 4, column: 8 });
-        assert_eq!(
-            positions[0].handler,
-            Position {
-                line: 5,
-                column: 11
-            }
-        );
-        let (_, positions) =
-            Deployment::parse_with_positions(&with(""), &mut |_| Err(String::new())).unwrap();
-        assert_eq!(positions[0].handler, Position { line: 1, column: 1 });
+        assert_eq!(positions[0].handler, Position { line: 5, column: 11 });
+        let (_, positions) = Deployment::parse_with_positions(&with(""), &mut |_| Err(String::new())).unwrap();
+        assert_eq!(positions[0].handler, positions[0].code);
     }
 
     proptest! {

@@ -10,32 +10,24 @@ const END: &str = "-----END CERTIFICATE-----";
 /// # Errors
 /// In words that follow the file's name.
 pub(super) fn certificates(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    let text = std::str::from_utf8(file)
-        .map_err(|_| "is not PEM; convert it with `openssl x509 -inform der`".to_owned())?;
+    let text =
+        std::str::from_utf8(file).map_err(|_| "is not PEM; convert it with `openssl x509 -inform der`".to_owned())?;
     let mut certificates = Vec::new();
     let mut block: Option<String> = None;
     for (line, number) in text.lines().map(str::trim).zip(1..) {
         match (line, &mut block) {
             (BEGIN, None) => block = Some(String::new()),
             (BEGIN, Some(_)) => {
-                return Err(format!(
-                    "begins a certificate inside another at its line {number}"
-                ));
+                return Err(format!("begins a certificate inside another at its line {number}"));
             }
             (END, Some(base64)) => {
-                let der = STANDARD
-                    .decode(base64.as_bytes())
-                    .ok()
-                    .filter(|der| is_one_sequence(der));
-                certificates.push(der.ok_or_else(|| {
-                    format!("has a damaged certificate that ends at its line {number}")
-                })?);
+                let der = STANDARD.decode(base64.as_bytes()).ok().filter(|der| is_one_sequence(der));
+                certificates
+                    .push(der.ok_or_else(|| format!("has a damaged certificate that ends at its line {number}"))?);
                 block = None;
             }
             (END, None) => {
-                return Err(format!(
-                    "ends a certificate that never began at its line {number}"
-                ));
+                return Err(format!("ends a certificate that never began at its line {number}"));
             }
             (line, Some(base64)) => base64.push_str(line),
             (_, None) => {}
@@ -45,9 +37,7 @@ pub(super) fn certificates(file: &[u8]) -> Result<Vec<Vec<u8>>, String> {
         return Err("ends inside a certificate".to_owned());
     }
     if certificates.is_empty() {
-        return Err(format!(
-            "holds no certificate (a block that begins with {BEGIN})"
-        ));
+        return Err(format!("holds no certificate (a block that begins with {BEGIN})"));
     }
     Ok(certificates)
 }
@@ -65,9 +55,7 @@ fn is_one_sequence(der: &[u8]) -> bool {
         return false;
     }
     let (digits, body) = rest.split_at(count);
-    let length = digits
-        .iter()
-        .fold(0u64, |length, digit| length << 8 | u64::from(*digit));
+    let length = digits.iter().fold(0u64, |length, digit| length << 8 | u64::from(*digit));
     digits[0] != 0 && length >= 0x80 && u64::try_from(body.len()) == Ok(length)
 }
 
@@ -99,20 +87,11 @@ mod tests {
     fn a_file_that_is_not_wholly_certificates_is_refused_with_the_reason() {
         for (file, reason) in [
             (String::new(), "holds no certificate"),
-            (
-                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(),
-                "holds no certificate",
-            ),
+            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".to_owned(), "holds no certificate"),
             (format!("{BEGIN}\nMAA=\n"), "ends inside a certificate"),
-            (
-                format!("{BEGIN}\n{BEGIN}\n"),
-                "inside another at its line 2",
-            ),
+            (format!("{BEGIN}\n{BEGIN}\n"), "inside another at its line 2"),
             (format!("{END}\n"), "never began at its line 1"),
-            (
-                format!("{BEGIN}\n!!!!\n{END}\n"),
-                "damaged certificate that ends at its line 3",
-            ),
+            (format!("{BEGIN}\n!!!!\n{END}\n"), "damaged certificate that ends at its line 3"),
             (pem(&[]), "damaged"),
             (pem(&[0x30, 3, 1, 2]), "damaged"),
             (pem(&[0x30, 1, 1, 2]), "damaged"),
@@ -123,11 +102,7 @@ mod tests {
             let error = certificates(file.as_bytes()).unwrap_err();
             assert!(error.contains(reason), "{error} / {reason}");
         }
-        assert!(
-            certificates(&[0x30, 0x82, 0xff, 0xff])
-                .unwrap_err()
-                .contains("-inform der")
-        );
+        assert!(certificates(&[0x30, 0x82, 0xff, 0xff]).unwrap_err().contains("-inform der"));
     }
 
     proptest! {

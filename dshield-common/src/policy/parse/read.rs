@@ -58,28 +58,18 @@ impl<'d> Fields<'d> {
 
     /// Where the name of the field stands; where there is none, the table.
     pub(super) fn at_key(&self, name: &str) -> Range<usize> {
-        self.table
-            .key(name)
-            .and_then(toml_edit::Key::span)
-            .unwrap_or_else(|| self.at())
+        self.table.key(name).and_then(toml_edit::Key::span).unwrap_or_else(|| self.at())
     }
 
     fn item(&self, name: &str) -> Option<(&'d Item, Range<usize>)> {
         let (key, item) = self.table.get_key_value(name)?;
-        let at = item
-            .span()
-            .or_else(|| key.span())
-            .unwrap_or_else(|| self.at());
+        let at = item.span().or_else(|| key.span()).unwrap_or_else(|| self.at());
         Some((item, at))
     }
 
     /// Reports that the field is missing.
     pub(super) fn missing(&self, name: &str, example: &str, findings: &mut Findings<'_>) {
-        findings.add_with_hint(
-            &self.at,
-            format!("{} needs `{name}`", self.what),
-            format!("add {name} = {example}"),
-        );
+        findings.add_with_hint(&self.at, format!("{} needs `{name}`", self.what), format!("add {name} = {example}"));
     }
 
     /// A string that must be there.
@@ -96,22 +86,10 @@ impl<'d> Fields<'d> {
     }
 
     /// A string.
-    pub(super) fn string(
-        &self,
-        name: &str,
-        example: &str,
-        findings: &mut Findings<'_>,
-    ) -> Option<Spanned<&'d str>> {
+    pub(super) fn string(&self, name: &str, example: &str, findings: &mut Findings<'_>) -> Option<Spanned<&'d str>> {
         let (item, at) = self.item(name)?;
         let Some(value) = item.as_str() else {
-            wrong_kind(
-                name,
-                "a string",
-                item,
-                &at,
-                &format!("write it like {name} = {example}"),
-                findings,
-            );
+            wrong_kind(name, "a string", item, &at, &format!("write it like {name} = {example}"), findings);
             return None;
         };
         Some(Spanned { value, at })
@@ -125,34 +103,23 @@ impl<'d> Fields<'d> {
     pub(super) fn boolean(&self, name: &str, findings: &mut Findings<'_>) -> Option<bool> {
         let (item, at) = self.item(name)?;
         if item.as_bool().is_none() {
-            wrong_kind(
-                name,
-                "true or false",
-                item,
-                &at,
-                "write it without quotation marks",
-                findings,
-            );
+            wrong_kind(name, "true or false", item, &at, "write it without quotation marks", findings);
         }
         item.as_bool()
     }
 
     /// One of the words of an enumeration.
-    pub(super) fn word<T: Word>(
-        &self,
-        name: &str,
-        findings: &mut Findings<'_>,
-    ) -> Option<Spanned<T>> {
+    pub(super) fn word<T: Word>(&self, name: &str, findings: &mut Findings<'_>) -> Option<Spanned<T>> {
         let example = format!("{:?}", T::ALL[0].0);
         let Spanned { value, at } = self.string(name, &example, findings)?;
-        if let Some((_, word)) = T::ALL.iter().find(|(text, _)| *text == value) {
-            return Some(Spanned { value: *word, at });
+        match value.parse() {
+            Ok(value) => Some(Spanned { value, at }),
+            Err(error) => {
+                let message = format!("`{name}` cannot be {value:?}");
+                findings.add_with_hint(&at, message, error.to_string());
+                None
+            }
         }
-        let all = T::ALL.iter().map(|(text, _)| *text);
-        let hint = did_you_mean(value, all.clone())
-            .unwrap_or_else(|| format!("it can be: {}", all.collect::<Vec<_>>().join(", ")));
-        findings.add_with_hint(&at, format!("`{name}` cannot be {value:?}"), hint);
-        None
     }
 
     /// A list with at least one item.
@@ -164,29 +131,15 @@ impl<'d> Fields<'d> {
     ) -> Option<Vec<Spanned<&'d Value>>> {
         let (item, at) = self.item(name)?;
         let Some(array) = item.as_array() else {
-            wrong_kind(
-                name,
-                "a list",
-                item,
-                &at,
-                &format!("write it like {name} = {example}"),
-                findings,
-            );
+            wrong_kind(name, "a list", item, &at, &format!("write it like {name} = {example}"), findings);
             return None;
         };
         if array.is_empty() {
             let hint = format!("leave `{name}` out for its default");
-            findings.add_with_hint(
-                &at,
-                format!("`{name}` is an empty list, which would allow nothing"),
-                hint,
-            );
+            findings.add_with_hint(&at, format!("`{name}` is an empty list, which would allow nothing"), hint);
             return None;
         }
-        let spanned = |value: &'d Value| Spanned {
-            value,
-            at: value.span().unwrap_or_else(|| at.clone()),
-        };
+        let spanned = |value: &'d Value| Spanned { value, at: value.span().unwrap_or_else(|| at.clone()) };
         Some(array.iter().map(spanned).collect())
     }
 
@@ -201,10 +154,7 @@ impl<'d> Fields<'d> {
         let mut strings = Vec::with_capacity(items.len());
         for Spanned { value, at } in &items {
             match value.as_str() {
-                Some(value) => strings.push(Spanned {
-                    value,
-                    at: at.clone(),
-                }),
+                Some(value) => strings.push(Spanned { value, at: at.clone() }),
                 None => findings.add_with_hint(
                     at,
                     format!("`{name}` must be a list of strings"),
@@ -225,14 +175,7 @@ impl<'d> Fields<'d> {
     ) -> Option<Fields<'d>> {
         let (item, at) = self.item(name)?;
         let Some(table) = item.as_table_like() else {
-            wrong_kind(
-                name,
-                "a table",
-                item,
-                &at,
-                &format!("write it like {what}"),
-                findings,
-            );
+            wrong_kind(name, "a table", item, &at, &format!("write it like {what}"), findings);
             return None;
         };
         Some(Fields::new(table, at, what, known, findings))
@@ -252,13 +195,7 @@ impl<'d> Fields<'d> {
         match item {
             Item::ArrayOfTables(array) => {
                 for table in array {
-                    tables.push(Fields::new(
-                        table,
-                        table.span().unwrap_or_else(|| at.clone()),
-                        what,
-                        known,
-                        findings,
-                    ));
+                    tables.push(Fields::new(table, table.span().unwrap_or_else(|| at.clone()), what, known, findings));
                 }
             }
             Item::Value(Value::Array(array)) => {
@@ -284,53 +221,25 @@ impl<'d> Fields<'d> {
     }
 
     /// A table of strings under names of the writer's choice.
-    pub(super) fn map(
-        &self,
-        name: &str,
-        findings: &mut Findings<'_>,
-    ) -> Vec<(Spanned<&'d str>, Spanned<&'d str>)> {
+    pub(super) fn map(&self, name: &str, findings: &mut Findings<'_>) -> Vec<(Spanned<&'d str>, Spanned<&'d str>)> {
         let Some((item, at)) = self.item(name) else {
             return Vec::new();
         };
         let Some(table) = item.as_table_like() else {
-            wrong_kind(
-                name,
-                "a table",
-                item,
-                &at,
-                &format!("write it like {name} = {{ KEY = \"value\" }}"),
-                findings,
-            );
+            wrong_kind(name, "a table", item, &at, &format!("write it like {name} = {{ KEY = \"value\" }}"), findings);
             return Vec::new();
         };
         let mut entries = Vec::new();
         for (key, item) in table.iter() {
-            let key_at = table
-                .key(key)
-                .and_then(toml_edit::Key::span)
-                .unwrap_or_else(|| at.clone());
+            let key_at = table.key(key).and_then(toml_edit::Key::span).unwrap_or_else(|| at.clone());
             let value_at = item.span().unwrap_or_else(|| key_at.clone());
             match item.as_str() {
                 Some(value) => {
-                    entries.push((
-                        Spanned {
-                            value: key,
-                            at: key_at,
-                        },
-                        Spanned {
-                            value,
-                            at: value_at,
-                        },
-                    ));
+                    entries.push((Spanned { value: key, at: key_at }, Spanned { value, at: value_at }));
                 }
-                None => wrong_kind(
-                    key,
-                    "a string",
-                    item,
-                    &value_at,
-                    &format!("write it like {key} = \"value\""),
-                    findings,
-                ),
+                None => {
+                    wrong_kind(key, "a string", item, &value_at, &format!("write it like {key} = \"value\""), findings)
+                }
             }
         }
         entries
@@ -345,9 +254,5 @@ pub(super) fn wrong_kind(
     hint: &str,
     findings: &mut Findings<'_>,
 ) {
-    findings.add_with_hint(
-        at,
-        format!("`{name}` must be {wanted}, not {}", kind(item)),
-        hint,
-    );
+    findings.add_with_hint(at, format!("`{name}` must be {wanted}, not {}", kind(item)), hint);
 }

@@ -10,16 +10,7 @@ use crate::policy::diagnostic::Findings;
 use crate::policy::path::PathPattern;
 use crate::policy::types::{HostPattern, Pin, Rule, TlsMode};
 
-const FIELDS: &[&str] = &[
-    "host",
-    "ports",
-    "tls",
-    "methods",
-    "paths",
-    "max_request_bytes",
-    "resolve",
-    "ca",
-];
+const FIELDS: &[&str] = &["host", "ports", "tls", "methods", "paths", "max_request_bytes", "resolve", "ca"];
 const DEFAULT_PORT: u16 = 443;
 
 /// The rules of the function that messages and rule ids call `label`. Whatever is wrong is reported.
@@ -29,23 +20,11 @@ pub(super) fn egress(
     read_ca: &mut ReadCa<'_>,
     findings: &mut Findings<'_>,
 ) -> Vec<Arc<Rule>> {
-    let tables = function
-        .tables(
-            "egress",
-            "[[function.egress]]",
-            "an egress rule",
-            FIELDS,
-            findings,
-        )
-        .unwrap_or_default();
+    let tables =
+        function.tables("egress", "[[function.egress]]", "an egress rule", FIELDS, findings).unwrap_or_default();
     let mut rules = Vec::with_capacity(tables.len());
     for (index, fields) in tables.iter().enumerate() {
-        if let Some(rule) = rule(
-            fields,
-            format!("{label}.egress[{index}]"),
-            read_ca,
-            findings,
-        ) {
+        if let Some(rule) = rule(fields, format!("{label}.egress[{index}]"), read_ca, findings) {
             rules.push((rule, fields));
         }
     }
@@ -53,35 +32,17 @@ pub(super) fn egress(
     rules.into_iter().map(|(rule, _)| Arc::new(rule)).collect()
 }
 
-fn rule(
-    fields: &Fields<'_>,
-    id: String,
-    read_ca: &mut ReadCa<'_>,
-    findings: &mut Findings<'_>,
-) -> Option<Rule> {
+fn rule(fields: &Fields<'_>, id: String, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Option<Rule> {
     let host = host(fields, findings);
     let ports = ports(fields, findings);
-    let tls = fields
-        .word("tls", findings)
-        .map_or(TlsMode::Inspect, |word| word.value);
+    let tls = fields.word("tls", findings).map_or(TlsMode::Inspect, |word| word.value);
     let methods = methods(fields, findings);
     let paths = paths(fields, findings);
-    let max_request_bytes =
-        function::size(fields, "max_request_bytes", findings).map(|size| size.value);
+    let max_request_bytes = function::size(fields, "max_request_bytes", findings).map(|size| size.value);
     let resolve = resolve(fields, findings);
     let ca = ca(fields, read_ca, findings);
     must_be_enforceable(fields, tls, findings);
-    Some(Rule {
-        id,
-        host: host?,
-        ports,
-        tls,
-        methods,
-        paths,
-        max_request_bytes,
-        resolve,
-        ca,
-    })
+    Some(Rule { id, host: host?, ports, tls, methods, paths, max_request_bytes, resolve, ca })
 }
 
 fn host(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<HostPattern> {
@@ -119,12 +80,8 @@ fn host(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<HostPattern>
 
 fn host_hint(text: &str, error: NameError) -> Option<&'static str> {
     match error {
-        NameError::Character('*') => {
-            Some("a wildcard is `*.` in front of a name, such as \"*.example.com\"")
-        }
-        NameError::Character(_) if text.contains("://") => {
-            Some("write the host alone, without scheme and path")
-        }
+        NameError::Character('*') => Some("a wildcard is `*.` in front of a name, such as \"*.example.com\""),
+        NameError::Character(_) if text.contains("://") => Some("write the host alone, without scheme and path"),
         NameError::Character(':') => Some("write the port into `ports`"),
         NameError::Character('/') => Some("write the path into `paths`"),
         _ => None,
@@ -137,10 +94,7 @@ fn ports(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Vec<u16> {
     };
     let mut ports = Vec::with_capacity(items.len());
     for Spanned { value, at } in items {
-        let port = value
-            .as_integer()
-            .and_then(|port| u16::try_from(port).ok())
-            .filter(|port| *port != 0);
+        let port = value.as_integer().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
         match port {
             Some(port) => ports.push(port),
             None => findings.add_with_hint(
@@ -159,8 +113,7 @@ fn methods(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<Strin
     let items = fields.strings("methods", "[\"POST\"]", findings)?;
     let mut methods = Vec::with_capacity(items.len());
     for Spanned { value, at } in items {
-        let is_token =
-            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         if value.is_empty() || !value.bytes().all(is_token) {
             findings.add_with_hint(
                 &at,
@@ -168,18 +121,10 @@ fn methods(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<Strin
                 "write it like \"POST\"; for any method, leave `methods` out",
             );
         } else if value == "*" {
-            findings.add_with_hint(
-                &at,
-                "`methods` has no wildcard",
-                "for any method, leave `methods` out",
-            );
+            findings.add_with_hint(&at, "`methods` has no wildcard", "for any method, leave `methods` out");
         } else if value.bytes().any(|byte| byte.is_ascii_lowercase()) {
             let hint = format!("did you mean {:?}?", value.to_ascii_uppercase());
-            findings.add_with_hint(
-                &at,
-                format!("HTTP methods are upper case, not {value:?}"),
-                hint,
-            );
+            findings.add_with_hint(&at, format!("HTTP methods are upper case, not {value:?}"), hint);
         } else {
             methods.push(value.to_owned());
         }
@@ -204,9 +149,7 @@ fn paths(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<PathPat
 }
 
 fn resolve(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Vec<Pin> {
-    let items = fields
-        .strings("resolve", "[\"10.0.0.1:8443\"]", findings)
-        .unwrap_or_default();
+    let items = fields.strings("resolve", "[\"10.0.0.1:8443\"]", findings).unwrap_or_default();
     let mut pins = Vec::with_capacity(items.len());
     for Spanned { value, at } in items {
         match pin(value) {
@@ -226,14 +169,9 @@ fn pin(text: &str) -> Option<Pin> {
         return None; // an IPv6 zone, which a `SocketAddr` reads and an `IpAddr` would lose
     }
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return (address.port() != 0).then_some(Pin {
-            ip: address.ip(),
-            port: Some(address.port()),
-        });
+        return (address.port() != 0).then_some(Pin { ip: address.ip(), port: Some(address.port()) });
     }
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let ip = match bare {
         Some(v6) => IpAddr::V6(v6.parse().ok()?),
         None => text.parse().ok()?,
@@ -268,13 +206,8 @@ fn ca(fields: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>
 /// Refuses what a rule asks for but nobody could check.
 fn must_be_enforceable(fields: &Fields<'_>, tls: TlsMode, findings: &mut Findings<'_>) {
     if tls == TlsMode::Passthrough {
-        for name in ["methods", "paths", "max_request_bytes"]
-            .into_iter()
-            .filter(|name| fields.has(name))
-        {
-            let message = format!(
-                "`{name}` cannot be enforced with tls = \"passthrough\", which hides the requests"
-            );
+        for name in ["methods", "paths", "max_request_bytes"].into_iter().filter(|name| fields.has(name)) {
+            let message = format!("`{name}` cannot be enforced with tls = \"passthrough\", which hides the requests");
             findings.add_with_hint(
                 &fields.at_key(name),
                 message,
@@ -283,14 +216,9 @@ fn must_be_enforceable(fields: &Fields<'_>, tls: TlsMode, findings: &mut Finding
         }
     }
     if tls != TlsMode::Inspect && fields.has("ca") {
-        let message = format!(
-            "`ca` has no effect with tls = \"{tls}\": only `inspect` checks the upstream's certificate"
-        );
-        findings.add_with_hint(
-            &fields.at_key("ca"),
-            message,
-            "write tls = \"inspect\", or leave `ca` out",
-        );
+        let message =
+            format!("`ca` has no effect with tls = \"{tls}\": only `inspect` checks the upstream's certificate");
+        findings.add_with_hint(&fields.at_key("ca"), message, "write tls = \"inspect\", or leave `ca` out");
     }
 }
 
@@ -321,10 +249,7 @@ fn must_agree(rules: &[(Rule, &Fields<'_>)], findings: &mut Findings<'_>) {
                 continue;
             }
             reported.push(&first.id);
-            let message = format!(
-                "`{field}` differs from {}, which is for {} port {port} too",
-                first.id, rule.host
-            );
+            let message = format!("`{field}` differs from {}, which is for {} port {port} too", first.id, rule.host);
             findings.add_with_hint(
                 &fields.at_key(field),
                 message,
@@ -342,10 +267,7 @@ mod tests {
     #[test]
     fn a_host_is_a_name_or_a_wildcard_below_one() {
         for (host, problem) in [
-            (
-                "*",
-                "a rule cannot be for every host; name the hosts, or a domain as \"*.example.com\"",
-            ),
+            ("*", "a rule cannot be for every host; name the hosts, or a domain as \"*.example.com\""),
             (
                 "10.0.0.1",
                 "\"10.0.0.1\" is an IP address; rules for addresses are not supported yet; write a name, and pin its address with resolve = [\"10.0.0.1\"]",
@@ -362,30 +284,18 @@ mod tests {
                 "a.com:8443",
                 "\"a.com:8443\" is not a host name: ':' cannot stand in a host name; write the port into `ports`",
             ),
-            (
-                "a.com/x",
-                "\"a.com/x\" is not a host name: '/' cannot stand in a host name; write the path into `paths`",
-            ),
+            ("a.com/x", "\"a.com/x\" is not a host name: '/' cannot stand in a host name; write the path into `paths`"),
             (
                 "bücher.de",
                 "\"bücher.de\" is not a host name: a host name is ASCII; write an international name in its xn-- form",
             ),
             ("", "\"\" is not a host name: a host name cannot be empty"),
-            (
-                "*.",
-                "\"*.\" is not a host name: a host name cannot be empty",
-            ),
+            ("*.", "\"*.\" is not a host name: a host name cannot be empty"),
         ] {
-            assert_eq!(
-                problems(&with_rule(&format!("host = \"{host}\""))),
-                [format!("6:8: {problem}")]
-            );
+            assert_eq!(problems(&with_rule(&format!("host = \"{host}\""))), [format!("6:8: {problem}")]);
         }
         for host in ["0x7f000001", "2130706433", "[::1]", "::1", "*.0.0.1"] {
-            assert!(
-                problems(&with_rule(&format!("host = \"{host}\"")))[0].contains("is an IP address"),
-                "{host}"
-            );
+            assert!(problems(&with_rule(&format!("host = \"{host}\"")))[0].contains("is an IP address"), "{host}");
         }
     }
 
@@ -396,10 +306,7 @@ mod tests {
                 "ports = []",
                 "7:9: `ports` is an empty list, which would allow nothing; leave `ports` out for its default",
             ),
-            (
-                "ports = 443",
-                "7:9: `ports` must be a list, not an integer; write it like ports = [443]",
-            ),
+            ("ports = 443", "7:9: `ports` must be a list, not an integer; write it like ports = [443]"),
             (
                 "ports = [443, 65536]",
                 "7:15: 65536 is not a port; a port is a number from 1 to 65535, without quotation marks",
@@ -408,34 +315,19 @@ mod tests {
                 "ports = [\"443\"]",
                 "7:10: \"443\" is not a port; a port is a number from 1 to 65535, without quotation marks",
             ),
-            (
-                "tls = \"inspcet\"",
-                "7:7: `tls` cannot be \"inspcet\"; did you mean `inspect`?",
-            ),
-            (
-                "methods = [\"post\"]",
-                "7:12: HTTP methods are upper case, not \"post\"; did you mean \"POST\"?",
-            ),
+            ("tls = \"inspcet\"", "7:7: `tls` cannot be \"inspcet\"; did you mean `inspect`?"),
+            ("methods = [\"post\"]", "7:12: HTTP methods are upper case, not \"post\"; did you mean \"POST\"?"),
             (
                 "methods = [\"PO ST\"]",
                 "7:12: \"PO ST\" is not an HTTP method; write it like \"POST\"; for any method, leave `methods` out",
             ),
-            (
-                "methods = [\"*\"]",
-                "7:12: `methods` has no wildcard; for any method, leave `methods` out",
-            ),
+            ("methods = [\"*\"]", "7:12: `methods` has no wildcard; for any method, leave `methods` out"),
             (
                 "methods = []",
                 "7:11: `methods` is an empty list, which would allow nothing; leave `methods` out for its default",
             ),
-            (
-                "methods = [1]",
-                "7:12: `methods` must be a list of strings; write it like methods = [\"POST\"]",
-            ),
-            (
-                "paths = [\"v1\"]",
-                "7:10: \"v1\" is not a path: it must start with `/`",
-            ),
+            ("methods = [1]", "7:12: `methods` must be a list of strings; write it like methods = [\"POST\"]"),
+            ("paths = [\"v1\"]", "7:10: \"v1\" is not a path: it must start with `/`"),
             (
                 "paths = [\"/a?b\"]",
                 "7:10: \"/a?b\" is not a path: it is without query and fragment (`?`, `#`), which are not judged",
@@ -461,10 +353,7 @@ mod tests {
                 "7:6: the certificate file \"empty.pem\" holds no certificate (a block that begins with -----BEGIN CERTIFICATE-----)",
             ),
         ] {
-            assert_eq!(
-                problems(&with_rule(&format!("host = \"a.com\"\n{line}"))),
-                [problem]
-            );
+            assert_eq!(problems(&with_rule(&format!("host = \"a.com\"\n{line}"))), [problem]);
         }
         for pin in [
             "10.0.0.1:0",
@@ -477,16 +366,11 @@ mod tests {
             "fe80::1%eth0",
             "10.0.0.1:65536",
         ] {
-            let problems = problems(&with_rule(&format!(
-                "host = \"a.com\"\nresolve = [\"{pin}\"]"
-            )));
+            let problems = problems(&with_rule(&format!("host = \"a.com\"\nresolve = [\"{pin}\"]")));
             assert!(problems[0].contains("is not an address"), "{pin}");
         }
         assert!(
-            problems(&with_rule(
-                "host = \"a.com\"\nmax_request_bytes = 9007199254740992"
-            ))[0]
-                .contains("is not a size")
+            problems(&with_rule("host = \"a.com\"\nmax_request_bytes = 9007199254740992"))[0].contains("is not a size")
         );
         assert!(parse(&with_rule("host = \"a.com\"\nmax_request_bytes = 0")).is_ok());
     }
@@ -505,31 +389,20 @@ mod tests {
             ]
         );
         assert!(
-            problems(&with_rule(
-                "host = \"a.com\"\ntls = \"none\"\nca = \"ca.pem\""
-            ))[0]
+            problems(&with_rule("host = \"a.com\"\ntls = \"none\"\nca = \"ca.pem\""))[0]
                 .starts_with("8:1: `ca` has no effect")
         );
-        assert!(
-            parse(&with_rule(
-                "host = \"a.com\"\ntls = \"none\"\npaths = [\"/\"]"
-            ))
-            .is_ok()
-        );
+        assert!(parse(&with_rule("host = \"a.com\"\ntls = \"none\"\npaths = [\"/\"]")).is_ok());
     }
 
     #[test]
     fn rules_for_one_host_and_port_agree_about_the_connection() {
         let two = |a: &str, b: &str| {
-            with(&format!(
-                "[[function.egress]]\nhost = \"a.com\"\n{a}\n[[function.egress]]\nhost = \"A.com.\"\n{b}"
-            ))
+            with(&format!("[[function.egress]]\nhost = \"a.com\"\n{a}\n[[function.egress]]\nhost = \"A.com.\"\n{b}"))
         };
-        for (line, field) in [
-            ("tls = \"none\"", "tls"),
-            ("resolve = [\"10.0.0.1\"]", "resolve"),
-            ("ca = \"ca.pem\"", "ca"),
-        ] {
+        for (line, field) in
+            [("tls = \"none\"", "tls"), ("resolve = [\"10.0.0.1\"]", "resolve"), ("ca = \"ca.pem\"", "ca")]
+        {
             assert_eq!(
                 problems(&two("", line)),
                 [format!(
@@ -540,18 +413,9 @@ mod tests {
             assert!(parse(&two("ports = [80]", line)).is_ok());
         }
         assert!(
-            problems(&two(
-                "tls = \"none\"\nports = [80, 443]",
-                "ports = [443, 80]"
-            ))[0]
+            problems(&two("tls = \"none\"\nports = [80, 443]", "ports = [443, 80]"))[0]
                 .starts_with("9:1: `tls` differs")
         );
-        assert!(
-            parse(&two(
-                "methods = [\"GET\"]\npaths = [\"/a\"]",
-                "max_request_bytes = 1"
-            ))
-            .is_ok()
-        );
+        assert!(parse(&two("methods = [\"GET\"]\npaths = [\"/a\"]", "max_request_bytes = 1")).is_ok());
     }
 }
