@@ -21,28 +21,18 @@ pub fn run(file: &Path, json: bool) -> ExitCode {
     // A reader that went away (`dshield check … | head -1`) is no reason for another exit code.
     let _ = io::stdout().write_all(stdout.as_bytes());
     let _ = io::stderr().write_all(stderr.as_bytes());
-    if loaded.is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(2)
-    }
+    if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }
 
 /// What a person reads about a policy that is right.
 fn table(config: &LoadedConfig) -> String {
     let mut out = String::new();
     for function in &config.functions {
-        out.push_str(&format!(
-            "{} ({}) ",
-            function.spec.name, function.spec.runtime
-        ));
+        out.push_str(&format!("{} ({}) ", function.spec.name, function.spec.runtime));
         out.push_str(&destinations(&function.policy));
         out.push('\n');
     }
-    out.push_str(&format!(
-        "policy sha256 {}\n",
-        config.deployment.policy.hash()
-    ));
+    out.push_str(&format!("policy sha256 {}\n", config.deployment.policy.hash()));
     out
 }
 
@@ -52,19 +42,11 @@ fn destinations(policy: &FunctionPolicy) -> String {
     }
     let mut rows = vec![["HOST", "PORTS", "TLS", "METHODS", "PATHS", "NOTES"].map(str::to_owned)];
     rows.extend(policy.egress.iter().map(|rule| row(rule)));
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 6] = std::array::from_fn(width);
     let mut out = "can send data to:\n".to_owned();
     for row in &rows {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         out.push_str(&format!("  {}\n", line.trim_end()));
     }
@@ -78,9 +60,7 @@ fn row(rule: &Rule) -> [String; 6] {
         rule.host.to_string(),
         joined(&rule.ports),
         rule.tls.to_string(),
-        rule.methods
-            .as_ref()
-            .map_or_else(any, |methods| joined(methods)),
+        rule.methods.as_ref().map_or_else(any, |methods| joined(methods)),
         rule.paths.as_ref().map_or_else(any, |paths| joined(paths)),
         notes(rule),
     ]
@@ -102,20 +82,14 @@ fn notes(rule: &Rule) -> String {
     }
     match rule.tls {
         TlsMode::Passthrough => notes.push("only the name is known, not what is sent".to_owned()),
-        TlsMode::None => {
-            notes.push("in the clear: anyone on the way can read and answer".to_owned())
-        }
+        TlsMode::None => notes.push("in the clear: anyone on the way can read and answer".to_owned()),
         TlsMode::Inspect => {}
     }
     notes.join("; ")
 }
 
 fn joined<T: ToString>(items: &[T]) -> String {
-    items
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What a person reads about a policy that is wrong.
@@ -126,47 +100,19 @@ fn explain(error: &ConfigError) -> String {
     let quoted = |problem| quote(&invalid.path, &invalid.text, problem);
     let quotes: Vec<String> = invalid.problems.iter().map(quoted).collect();
     let count = quotes.len();
-    let sum = if count == 1 {
-        "1 problem".to_owned()
-    } else {
-        format!("{count} problems")
-    };
-    format!(
-        "{}\n{sum} in {}\n",
-        quotes.join("\n"),
-        invalid.path.display()
-    )
+    let sum = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+    format!("{}\n{sum} in {}\n", quotes.join("\n"), invalid.path.display())
 }
 
 /// The problem, the line it is in, and a caret below the place.
 fn quote(path: &Path, text: &str, problem: &Diagnostic) -> String {
-    let Diagnostic {
-        line: number,
-        column,
-        message,
-        hint,
-    } = problem;
+    let Diagnostic { line: number, column, message, hint } = problem;
     let line = text.lines().nth(number - 1).unwrap_or_default();
     // Tabs stay, so that the caret is below its place however wide they are; nothing else reaches the terminal's ears.
-    let shown: String = line
-        .chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect();
-    let indent: String = line
-        .chars()
-        .take(column - 1)
-        .map(|c| if c == '\t' { '\t' } else { ' ' })
-        .collect();
+    let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    let indent: String = line.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let margin = " ".repeat(number.to_string().len());
-    let help = hint
-        .as_ref()
-        .map_or_else(String::new, |hint| format!("{margin} = help: {hint}\n"));
+    let help = hint.as_ref().map_or_else(String::new, |hint| format!("{margin} = help: {hint}\n"));
     format!(
         "error: {message}\n{margin}--> {}:{number}:{column}\n{margin} |\n{number} | {shown}\n{margin} | {indent}^\n{help}",
         path.display()
@@ -176,8 +122,7 @@ fn quote(path: &Path, text: &str, problem: &Diagnostic) -> String {
 /// What a program reads about a policy that is right.
 fn describe(config: &LoadedConfig) -> Value {
     let policy = &config.deployment.policy;
-    let canonical: Value =
-        serde_json::from_str(&policy.canonical()).expect("the canonical form is JSON");
+    let canonical: Value = serde_json::from_str(&policy.canonical()).expect("the canonical form is JSON");
     let functions = config.functions.iter().map(|function| {
         json!({ "name": function.spec.name, "runtime": function.spec.runtime, "code": function.code.to_string_lossy() })
     });
@@ -212,11 +157,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("dshield.toml");
         fs::write(&file, policy).unwrap();
-        fs::write(
-            dir.path().join("app.py"),
-            "def handler(event, context): pass\n",
-        )
-        .unwrap();
+        fs::write(dir.path().join("app.py"), "def handler(event, context): pass\n").unwrap();
         let loaded = config::load(&file);
         (dir, loaded)
     }
@@ -249,9 +190,7 @@ mod tests {
 
     #[test]
     fn a_problem_is_quoted_with_a_caret_below_it() {
-        let (dir, loaded) = load(&format!(
-            "{FUNCTION}\tmemory = \"lots\"\nhandeler = \"a.b\"\n"
-        ));
+        let (dir, loaded) = load(&format!("{FUNCTION}\tmemory = \"lots\"\nhandeler = \"a.b\"\n"));
         let text = explain(&loaded.unwrap_err()).replace(dir.path().to_str().unwrap(), "DIR");
         assert_eq!(
             text,
@@ -279,24 +218,14 @@ mod tests {
         assert_eq!(explain(&error).lines().count(), 1);
         let value = problems(Path::new("/nonexistent/dshield.toml"), &error);
         assert_eq!(value["ok"], false);
-        assert!(
-            value["problems"][0]["message"]
-                .as_str()
-                .unwrap()
-                .starts_with("cannot read the policy")
-        );
+        assert!(value["problems"][0]["message"].as_str().unwrap().starts_with("cannot read the policy"));
     }
 
     #[test]
     fn programs_get_the_policy_its_hash_and_the_problems_as_json() {
-        let (_dir, loaded) = load(&format!(
-            "{FUNCTION}[[function.egress]]\nhost = \"a.com\"\n"
-        ));
+        let (_dir, loaded) = load(&format!("{FUNCTION}[[function.egress]]\nhost = \"a.com\"\n"));
         let value = describe(&loaded.unwrap());
-        assert_eq!(
-            value["policy"]["functions"][0]["egress"][0]["host"],
-            "a.com"
-        );
+        assert_eq!(value["policy"]["functions"][0]["egress"][0]["host"], "a.com");
         assert_eq!(value["policy_sha256"].as_str().unwrap().len(), 64);
         let (_dir, loaded) = load("colour = 1\n");
         let value = problems(Path::new("dshield.toml"), &loaded.unwrap_err());
@@ -305,12 +234,7 @@ mod tests {
 
     #[test]
     fn control_characters_of_a_policy_do_not_reach_the_terminal() {
-        let problem = Diagnostic {
-            line: 1,
-            column: 3,
-            message: "m".to_owned(),
-            hint: None,
-        };
+        let problem = Diagnostic { line: 1, column: 3, message: "m".to_owned(), hint: None };
         let text = quote(Path::new("p"), "a\u{1b}[2Jb", &problem);
         assert!(!text.contains('\u{1b}'));
     }

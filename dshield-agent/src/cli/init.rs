@@ -70,10 +70,7 @@ code = "{CODE}"
 fn create(dir: &Path, runtime: Runtime) -> Result<Vec<PathBuf>, InitError> {
     let (name, text, mode) = entry(runtime);
     let policy = policy(runtime);
-    let files = [
-        (dir.join(POLICY), policy.as_str(), 0o644),
-        (dir.join(CODE).join(name), text, mode),
-    ];
+    let files = [(dir.join(POLICY), policy.as_str(), 0o644), (dir.join(CODE).join(name), text, mode)];
     for (path, ..) in &files {
         if path.symlink_metadata().is_ok() {
             return Err(InitError::Exists(path.clone()));
@@ -97,25 +94,14 @@ impl Made {
     fn file(&mut self, path: &Path, text: &str, mode: u32) -> Result<(), InitError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => InitError::Exists(path.to_owned()),
-            _ => InitError::Write {
-                path: path.to_owned(),
-                source,
-            },
+            _ => InitError::Write { path: path.to_owned(), source },
         };
-        let missing = path
-            .ancestors()
-            .skip(1)
-            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let missing = path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
         for folder in missing.collect::<Vec<_>>().into_iter().rev() {
             fs::create_dir(folder).map_err(failed)?;
             self.folders.push(folder.to_owned());
         }
-        let mut file: File = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)
-            .map_err(failed)?;
+        let mut file: File = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
         self.files.push(path.to_owned());
         file.write_all(text.as_bytes()).map_err(failed)
     }
@@ -154,11 +140,7 @@ fn next_steps(dir: &Path, created: &[PathBuf]) -> String {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    if text.chars().all(plain) {
-        text
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -188,17 +170,10 @@ mod tests {
 
     #[test]
     fn the_rule_in_the_comment_is_a_good_rule() {
-        let commented = policy(Runtime::Python3)
-            .replace("\n# ", "\n")
-            .replace("\n#\n", "\n");
+        let commented = policy(Runtime::Python3).replace("\n# ", "\n").replace("\n#\n", "\n");
         let commented = commented.replace("Without a rule", "# Without a rule");
-        let deployment =
-            dshield_common::policy::Deployment::parse(&commented, &mut |_| Err(String::new()))
-                .unwrap();
-        assert_eq!(
-            deployment.policy.functions[0].egress[0].host.to_string(),
-            "api.anthropic.com"
-        );
+        let deployment = dshield_common::policy::Deployment::parse(&commented, &mut |_| Err(String::new())).unwrap();
+        assert_eq!(deployment.policy.functions[0].egress[0].host.to_string(), "api.anthropic.com");
     }
 
     #[test]
@@ -207,22 +182,12 @@ mod tests {
         fs::create_dir_all(dir.path().join(CODE)).unwrap();
         fs::write(dir.path().join(CODE).join("app.py"), "mine").unwrap();
         let error = create(dir.path(), Runtime::Python3).unwrap_err();
-        assert!(
-            matches!(&error, InitError::Exists(path) if path.ends_with("app.py")),
-            "{error}"
-        );
-        assert_eq!(
-            fs::read_to_string(dir.path().join(CODE).join("app.py")).unwrap(),
-            "mine"
-        );
+        assert!(matches!(&error, InitError::Exists(path) if path.ends_with("app.py")), "{error}");
+        assert_eq!(fs::read_to_string(dir.path().join(CODE).join("app.py")).unwrap(), "mine");
         assert!(!dir.path().join(POLICY).exists());
 
         let blocked = TempDir::new().unwrap();
-        fs::write(
-            blocked.path().join("functions"),
-            "a file where a folder should be",
-        )
-        .unwrap();
+        fs::write(blocked.path().join("functions"), "a file where a folder should be").unwrap();
         let error = create(blocked.path(), Runtime::Python3).unwrap_err();
         assert!(matches!(error, InitError::Write { .. }), "{error}");
         assert!(!blocked.path().join(POLICY).exists());
@@ -244,16 +209,9 @@ mod tests {
         let dir = TempDir::new().unwrap();
         create(dir.path(), Runtime::Python3).unwrap();
         let script = "import app, json; print(json.dumps(app.handler({'name': 'you'}, None)))";
-        let output = Command::new("python3")
-            .args(["-c", script])
-            .current_dir(dir.path().join(CODE))
-            .output()
-            .unwrap();
+        let output = Command::new("python3").args(["-c", script]).current_dir(dir.path().join(CODE)).output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            stdout.ends_with("{\"message\": \"Hello, you!\"}\n"),
-            "{stdout}"
-        );
+        assert!(stdout.ends_with("{\"message\": \"Hello, you!\"}\n"), "{stdout}");
     }
 
     /// The next connection, within ten seconds.
@@ -264,9 +222,7 @@ mod tests {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false).unwrap();
-                    stream
-                        .set_read_timeout(Some(Duration::from_secs(10)))
-                        .unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
                     return BufReader::new(stream);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -295,10 +251,7 @@ mod tests {
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).unwrap();
-        (
-            first.trim_end().to_owned(),
-            String::from_utf8(body).unwrap(),
-        )
+        (first.trim_end().to_owned(), String::from_utf8(body).unwrap())
     }
 
     #[test]
@@ -309,51 +262,28 @@ mod tests {
         // Through bash: a file just written cannot be executed while another test's fork still holds it open.
         let mut child = Command::new("bash")
             .arg(dir.path().join(CODE).join("bootstrap"))
-            .env(
-                "AWS_LAMBDA_RUNTIME_API",
-                listener.local_addr().unwrap().to_string(),
-            )
+            .env("AWS_LAMBDA_RUNTIME_API", listener.local_addr().unwrap().to_string())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         for (id, event, want) in [
-            (
-                "id-1",
-                "{\"name\": \"Zoë\"}",
-                "{\"message\":\"Hello, Zoë!\"}",
-            ),
+            ("id-1", "{\"name\": \"Zoë\"}", "{\"message\":\"Hello, Zoë!\"}"),
             ("id-2", "{}", "{\"message\":\"Hello, world!\"}"),
         ] {
             let mut stream = accept(&listener);
-            assert_eq!(
-                request(&mut stream).0,
-                "GET /2018-06-01/runtime/invocation/next HTTP/1.0"
-            );
+            assert_eq!(request(&mut stream).0, "GET /2018-06-01/runtime/invocation/next HTTP/1.0");
             let length = event.len();
-            let head = format!(
-                "HTTP/1.0 200 OK\r\nlambda-runtime-aws-request-id: {id}\r\ncontent-length: {length}\r\n\r\n"
-            );
-            stream
-                .get_mut()
-                .write_all(format!("{head}{event}").as_bytes())
-                .unwrap();
+            let head =
+                format!("HTTP/1.0 200 OK\r\nlambda-runtime-aws-request-id: {id}\r\ncontent-length: {length}\r\n\r\n");
+            stream.get_mut().write_all(format!("{head}{event}").as_bytes()).unwrap();
             drop(stream);
             let mut stream = accept(&listener);
             let (first, body) = request(&mut stream);
-            assert_eq!(
-                first,
-                format!("POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.0")
-            );
+            assert_eq!(first, format!("POST /2018-06-01/runtime/invocation/{id}/response HTTP/1.0"));
             assert_eq!(body, want);
-            stream
-                .get_mut()
-                .write_all(b"HTTP/1.0 202 Accepted\r\n\r\n")
-                .unwrap();
+            stream.get_mut().write_all(b"HTTP/1.0 202 Accepted\r\n\r\n").unwrap();
         }
         drop(listener);
-        assert!(
-            !child.wait().unwrap().success(),
-            "without a runtime API it ends"
-        );
+        assert!(!child.wait().unwrap().success(), "without a runtime API it ends");
     }
 }

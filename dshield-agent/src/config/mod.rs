@@ -44,52 +44,31 @@ pub struct LoadedFunction {
 /// # Errors
 /// When the file cannot be read, is empty, or anything in it is wrong; see [`ConfigError`].
 pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
-    let unreadable = |source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let bytes = read(path).map_err(unreadable)?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError::NotText {
-            path: path.to_owned(),
-            line,
-        }
+        ConfigError::NotText { path: path.to_owned(), line }
     })?;
     if text.trim().is_empty() {
-        return Err(ConfigError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(ConfigError::Empty { path: path.to_owned() });
     }
     let absolute = path.canonicalize().map_err(unreadable)?;
     let folder = absolute.parent().unwrap_or(Path::new("/"));
 
     let mut read_ca = |name: &str| read(&folder.join(name)).map_err(|error| error.to_string());
     let parsed = Deployment::parse_with_positions(&text, &mut read_ca);
-    let invalid = |problems| {
-        ConfigError::Invalid(Invalid {
-            path: path.to_owned(),
-            text: text.clone(),
-            problems,
-        })
-    };
+    let invalid = |problems| ConfigError::Invalid(Invalid { path: path.to_owned(), text: text.clone(), problems });
     let (deployment, positions) = parsed.map_err(invalid)?;
 
     let mut functions = Vec::with_capacity(deployment.functions.len());
     let mut problems = Vec::new();
-    let specs = deployment
-        .functions
-        .iter()
-        .zip(&deployment.policy.functions);
+    let specs = deployment.functions.iter().zip(&deployment.policy.functions);
     for ((spec, policy), positions) in specs.zip(&positions) {
         match code::locate(folder, spec, positions) {
             Ok(code) => {
-                functions.push(Arc::new(LoadedFunction {
-                    spec: spec.clone(),
-                    code,
-                    policy: Arc::clone(policy),
-                }));
+                functions.push(Arc::new(LoadedFunction { spec: spec.clone(), code, policy: Arc::clone(policy) }));
             }
             Err(problem) => problems.push(problem),
         }
@@ -97,23 +76,14 @@ pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    Ok(LoadedConfig {
-        deployment,
-        functions,
-        path: absolute,
-    })
+    Ok(LoadedConfig { deployment, functions, path: absolute })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(LARGEST_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it is larger than 4 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
     }
     Ok(bytes)
 }
@@ -133,11 +103,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("dshield.toml"), policy).unwrap();
         fs::create_dir(dir.path().join("code")).unwrap();
-        fs::write(
-            dir.path().join("code/app.py"),
-            "def handler(event, context): pass\n",
-        )
-        .unwrap();
+        fs::write(dir.path().join("code/app.py"), "def handler(event, context): pass\n").unwrap();
         dir
     }
 
@@ -149,16 +115,13 @@ mod tests {
     fn complaint(dir: &TempDir) -> String {
         let real = dir.path().canonicalize().unwrap();
         let text = load_from(dir).unwrap_err().to_string();
-        text.replace(real.to_str().unwrap(), "DIR")
-            .replace(dir.path().to_str().unwrap(), "DIR")
+        text.replace(real.to_str().unwrap(), "DIR").replace(dir.path().to_str().unwrap(), "DIR")
     }
 
     #[test]
     fn code_and_certificates_are_found_beside_the_file() {
         let ca = "-----BEGIN CERTIFICATE-----\nMAMBAgM=\n-----END CERTIFICATE-----\n";
-        let dir = project(&format!(
-            "{GOOD}[[function.egress]]\nhost = \"a.com\"\nca = \"certs/ca.pem\"\n"
-        ));
+        let dir = project(&format!("{GOOD}[[function.egress]]\nhost = \"a.com\"\nca = \"certs/ca.pem\"\n"));
         fs::create_dir(dir.path().join("certs")).unwrap();
         fs::write(dir.path().join("certs/ca.pem"), ca).unwrap();
         let config = load_from(&dir).unwrap();
@@ -167,10 +130,7 @@ mod tests {
         let function = &config.functions[0];
         assert_eq!(function.code, real.join("code"));
         assert_eq!(function.spec, config.deployment.functions[0]);
-        assert!(Arc::ptr_eq(
-            &function.policy,
-            &config.deployment.policy.functions[0]
-        ));
+        assert!(Arc::ptr_eq(&function.policy, &config.deployment.policy.functions[0]));
         assert_eq!(function.policy.egress[0].ca.len(), 1);
     }
 
@@ -191,19 +151,14 @@ mod tests {
             "the policy DIR/dshield.toml is empty; no policy means no function, so add one, or make a new file with `dshield init`"
         );
         fs::write(dir.path().join("dshield.toml"), b"[policy]\n\xff\n").unwrap();
-        assert_eq!(
-            complaint(&dir),
-            "DIR/dshield.toml:2: this is not UTF-8 text; save the policy as UTF-8"
-        );
+        assert_eq!(complaint(&dir), "DIR/dshield.toml:2: this is not UTF-8 text; save the policy as UTF-8");
         fs::write(dir.path().join("dshield.toml"), vec![b'#'; (4 << 20) + 1]).unwrap();
         assert!(complaint(&dir).contains("it is larger than 4 MiB"));
     }
 
     #[test]
     fn each_problem_is_one_line_with_file_line_and_column() {
-        let dir = project(&format!(
-            "[polcy]\n{GOOD}[[function.egress]]\nhost = \"a.com\"\nca = \"gone.pem\"\n"
-        ));
+        let dir = project(&format!("[polcy]\n{GOOD}[[function.egress]]\nhost = \"a.com\"\nca = \"gone.pem\"\n"));
         assert_eq!(
             complaint(&dir),
             "DIR/dshield.toml:1:2: dshield.toml has no field \"polcy\"; did you mean `policy`?\n\
@@ -219,11 +174,7 @@ mod tests {
         let text = [
             function("a", "python3", "code = \"gone\""),
             function("b", "python3", "code = \"code/app.py\""),
-            function(
-                "c",
-                "python3",
-                "code = \"code\"\nhandler = \"api/main.run\"",
-            ),
+            function("c", "python3", "code = \"code\"\nhandler = \"api/main.run\""),
             function("d", "node", "code = \"code\""),
             function("e", "native", "code = \"code\""),
         ];
@@ -248,24 +199,13 @@ mod tests {
              [[function]]\nname = \"p\"\nruntime = \"python3\"\ncode = \"code\"\nhandler = \"pkg.main\"\n",
         );
         let code = dir.path().join("code");
-        fs::write(
-            code.join("app.mjs"),
-            "export const handler = async () => 1\n",
-        )
-        .unwrap();
+        fs::write(code.join("app.mjs"), "export const handler = async () => 1\n").unwrap();
         fs::create_dir(code.join("pkg")).unwrap();
-        fs::write(
-            code.join("pkg/__init__.py"),
-            "def main(event, context): pass\n",
-        )
-        .unwrap();
+        fs::write(code.join("pkg/__init__.py"), "def main(event, context): pass\n").unwrap();
         let bootstrap = code.join("bootstrap");
         fs::write(&bootstrap, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&bootstrap, PermissionsExt::from_mode(0o644)).unwrap();
-        assert_eq!(
-            complaint(&dir),
-            "DIR/dshield.toml:4:8: DIR/code/bootstrap is not executable; run chmod +x on it"
-        );
+        assert_eq!(complaint(&dir), "DIR/dshield.toml:4:8: DIR/code/bootstrap is not executable; run chmod +x on it");
         fs::set_permissions(&bootstrap, PermissionsExt::from_mode(0o755)).unwrap();
         assert_eq!(load_from(&dir).unwrap().functions.len(), 3);
     }

@@ -17,13 +17,8 @@ impl Clock {
     /// The date of `now`, or the latest one given when that is later: UTC with microseconds.
     pub(super) fn stamp(&mut self, now: SystemTime) -> String {
         // Before 1970 counts as 1970: a clock that far off is not set at all.
-        let micros = now
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros();
-        let micros = u64::try_from(micros)
-            .unwrap_or(LAST_MICROS)
-            .min(LAST_MICROS);
+        let micros = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let micros = u64::try_from(micros).unwrap_or(LAST_MICROS).min(LAST_MICROS);
         self.micros = self.micros.max(micros);
         rfc3339(self.micros)
     }
@@ -42,16 +37,11 @@ fn rfc3339(micros: u64) -> String {
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     (year, month, day)
 }
@@ -91,10 +81,7 @@ mod tests {
         let first = clock.stamp(at(1_767_225_600_000_005));
         assert_eq!(clock.stamp(at(5)), first);
         assert_eq!(clock.stamp(UNIX_EPOCH - Duration::from_secs(1)), first);
-        assert_eq!(
-            clock.stamp(at(1_767_225_600_000_006)),
-            "2026-01-01T00:00:00.000006Z"
-        );
+        assert_eq!(clock.stamp(at(1_767_225_600_000_006)), "2026-01-01T00:00:00.000006Z");
     }
 
     #[test]

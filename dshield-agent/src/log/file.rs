@@ -19,20 +19,11 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, LogError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(failed("open", path, source)),
     };
-    let metadata = file
-        .metadata()
-        .map_err(|source| failed("open", path, source))?;
+    let metadata = file.metadata().map_err(|source| failed("open", path, source))?;
     // A file is made whole, so an empty one is not a log that was interrupted at its beginning.
     if !metadata.is_file() || metadata.len() == 0 {
-        let detail = if metadata.is_file() {
-            "it is empty"
-        } else {
-            "it is not a regular file"
-        };
-        return Err(LogError::Corrupt {
-            path: path.to_owned(),
-            detail: detail.to_owned(),
-        });
+        let detail = if metadata.is_file() { "it is empty" } else { "it is not a regular file" };
+        return Err(LogError::Corrupt { path: path.to_owned(), detail: detail.to_owned() });
     }
     file.set_permissions(Permissions::from_mode(FILE_MODE))
         .map_err(|source| failed("restrict the access to", path, source))?;
@@ -97,17 +88,11 @@ fn create_folder(folder: &Path) -> Result<(), LogError> {
 }
 
 fn sync_folder(folder: &Path) -> Result<(), LogError> {
-    File::open(folder)
-        .and_then(|opened| opened.sync_all())
-        .map_err(|source| failed("sync the folder", folder, source))
+    File::open(folder).and_then(|opened| opened.sync_all()).map_err(|source| failed("sync the folder", folder, source))
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> LogError {
-    LogError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    LogError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 /// DER of a `SubjectPublicKeyInfo` up to the point: SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 },
 /// BIT STRING { 65 bytes … } } (RFC 5480).
 const SPKI_P256: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
-    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// A P-256 key pair made for one boot.
@@ -32,15 +32,10 @@ impl SigningKey {
     pub(super) fn generate() -> Result<Self, Unspecified> {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)?;
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random)
-                .map_err(|_| Unspecified)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random)
+            .map_err(|_| Unspecified)?;
         let public_pem = pem(pair.public_key().as_ref());
-        Ok(Self {
-            pair,
-            random,
-            public_pem,
-        })
+        Ok(Self { pair, random, public_pem })
     }
 
     /// ECDSA with SHA-256 over `message`, in ASN.1 DER: at most 72 bytes.
@@ -59,9 +54,7 @@ impl SigningKey {
 
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey")
-            .field("public_pem", &self.public_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("SigningKey").field("public_pem", &self.public_pem).finish_non_exhaustive()
     }
 }
 
@@ -91,10 +84,7 @@ mod tests {
     #[test]
     fn the_public_key_is_the_pem_that_a_verifier_writes() {
         let key = SigningKey::generate().unwrap();
-        assert_eq!(
-            LogKey::from_pem(key.public_pem()).unwrap().to_pem(),
-            key.public_pem()
-        );
+        assert_eq!(LogKey::from_pem(key.public_pem()).unwrap().to_pem(), key.public_pem());
     }
 
     #[test]

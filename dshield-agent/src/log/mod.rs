@@ -89,12 +89,7 @@ impl Log {
         Self::start(store, boot_id, boot, storage == Storage::Memory)
     }
 
-    fn start(
-        store: Store,
-        boot_id: String,
-        facts: BootFacts,
-        memory_only: bool,
-    ) -> Result<Self, LogError> {
+    fn start(store: Store, boot_id: String, facts: BootFacts, memory_only: bool) -> Result<Self, LogError> {
         let Head { next, previous } = store.head()?;
         let key = SigningKey::generate().map_err(|_| LogError::Random)?;
         let store = Arc::new(store);
@@ -112,33 +107,16 @@ impl Log {
             failure: failure.clone(),
         };
         let BootFacts { version, sha256 } = facts;
-        let boot = Boot {
-            version,
-            key: public_key_pem.clone(),
-            sha256,
-            memory_only,
-            previous,
-        };
+        let boot = Boot { version, key: public_key_pem.clone(), sha256, memory_only, previous };
         writer.write_now(Record::agent(Event::Boot(boot)))?;
 
         let (queue, commands) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(commands))
-            .map_err(|error| LogError::Failed {
-                cause: error.to_string().into(),
-            })?;
-        let shared = Shared {
-            queue,
-            failure,
-            store,
-            head,
-            public_key_pem,
-            boot_id,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+            .map_err(|error| LogError::Failed { cause: error.to_string().into() })?;
+        let shared = Shared { queue, failure, store, head, public_key_pem, boot_id };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Gives `record` its place in the log, waiting while the queue is full. Records of one caller keep their order.
@@ -149,15 +127,8 @@ impl Log {
         self.check()?;
         let (sender, reply) = oneshot::channel();
         let command = Command::Append(record, Some(sender));
-        self.shared
-            .queue
-            .send(command)
-            .await
-            .map_err(|_| self.ended())?;
-        Ok(Pending {
-            reply,
-            failure: self.shared.failure.clone(),
-        })
+        self.shared.queue.send(command).await.map_err(|_| self.ended())?;
+        Ok(Pending { reply, failure: self.shared.failure.clone() })
     }
 
     /// Writes `record` and waits until it is durable: its number.
@@ -179,10 +150,7 @@ impl Log {
     pub fn enqueue_blocking(&self, record: Record) -> Result<(), LogError> {
         self.check()?;
         let command = Command::Append(record, None);
-        self.shared
-            .queue
-            .blocking_send(command)
-            .map_err(|_| self.ended())
+        self.shared.queue.blocking_send(command).map_err(|_| self.ended())
     }
 
     /// [`Self::enqueue`] without waiting, for destructors: a full queue takes it later, in a task of its own.
@@ -213,9 +181,7 @@ impl Log {
     /// When the log is closed, or the file is damaged or cannot be read.
     pub async fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, LogError> {
         let store = self.shared.store.clone();
-        spawn_blocking(move || store.read(from, limit))
-            .await
-            .map_err(|error| LogError::Read(error.to_string()))?
+        spawn_blocking(move || store.read(from, limit)).await.map_err(|error| LogError::Read(error.to_string()))?
     }
 
     /// How many entries are durable: changes after each commit, and ends when the log has closed.
@@ -241,11 +207,7 @@ impl Log {
     /// # Errors
     /// The first failure, ever after; or that the log is closed.
     pub fn check(&self) -> Result<(), LogError> {
-        if self.shared.queue.is_closed() {
-            Err(self.ended())
-        } else {
-            self.failed()
-        }
+        if self.shared.queue.is_closed() { Err(self.ended()) } else { self.failed() }
     }
 
     /// Writes what is queued, ends the writer and closes the file. Later records are refused.

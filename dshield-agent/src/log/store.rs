@@ -22,8 +22,8 @@ use dshield_common::log::leaf_hash_hex;
 use dshield_common::log::line::SignedEntry;
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageBackend, TableDefinition,
+    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition,
 };
 
 use super::error::LogError;
@@ -80,10 +80,8 @@ impl Store {
                     let made = Self::start(path, backend(path, empty)?, true)?;
                     made.close()
                 })?;
-                let missing = || LogError::Corrupt {
-                    path: path.clone(),
-                    detail: "it vanished while it was opened".to_owned(),
-                };
+                let missing =
+                    || LogError::Corrupt { path: path.clone(), detail: "it vanished while it was opened".to_owned() };
                 file::open(path)?.ok_or_else(missing)?
             }
         };
@@ -96,31 +94,20 @@ impl Store {
     }
 
     fn start(path: &Path, backend: impl StorageBackend, new: bool) -> Result<Self, LogError> {
-        let store = Self {
-            path: path.to_owned(),
-            database: RwLock::new(None),
-        };
+        let store = Self { path: path.to_owned(), database: RwLock::new(None) };
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES);
         let opening = AssertUnwindSafe(|| builder.create_with_backend(backend));
-        let database = catch_unwind(opening)
-            .map_err(|_| store.panicked())?
-            .map_err(|error| store.fault(error.into()))?;
-        *store
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Some(database);
+        let database =
+            catch_unwind(opening).map_err(|_| store.panicked())?.map_err(|error| store.fault(error.into()))?;
+        *store.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         if new {
             store.with(initialise)?;
         }
         let found = store.with(format)?;
         match found {
             Some(FORMAT) => Ok(store),
-            Some(found) if found > FORMAT => Err(LogError::NewerFormat {
-                path: store.path,
-                found,
-                supported: FORMAT,
-            }),
+            Some(found) if found > FORMAT => Err(LogError::NewerFormat { path: store.path, found, supported: FORMAT }),
             _ => Err(store.corrupt("its tables are not those of a log")),
         }
     }
@@ -131,17 +118,12 @@ impl Store {
         let (count, last) = self.with(|database| {
             let transaction = database.begin_read()?;
             let table = transaction.open_table(ENTRIES)?;
-            let last = table
-                .last()?
-                .map(|(key, value)| (key.value(), value.value().to_vec()));
+            let last = table.last()?.map(|(key, value)| (key.value(), value.value().to_vec()));
             Ok((table.len()?, last))
         })?;
         let Some((key, value)) = last else {
             return match count {
-                0 => Ok(Head {
-                    next: 0,
-                    previous: None,
-                }),
+                0 => Ok(Head { next: 0, previous: None }),
                 _ => Err(self.corrupt("it lost its entries")),
             };
         };
@@ -151,13 +133,7 @@ impl Store {
             return Err(self.corrupt("its entries are not numbered without gaps"));
         }
         let leaf_hash = leaf_hash_hex(signed.entry.as_bytes());
-        Ok(Head {
-            next: count,
-            previous: Some(Previous {
-                seq: key,
-                leaf_hash,
-            }),
-        })
+        Ok(Head { next: count, previous: Some(Previous { seq: key, leaf_hash }) })
     }
 
     /// Writes `rows` from number `first` on. When it returns they are on the disk, all of them; when it fails
@@ -207,11 +183,7 @@ impl Store {
 
     /// Closes the database once nobody reads it, and releases the file.
     pub(super) fn close(&self) -> Result<(), LogError> {
-        let database = self
-            .database
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(database) = database else {
             return Ok(());
         };
@@ -222,10 +194,7 @@ impl Store {
 
     /// redb trusts what it finds in its own pages and panics where that makes no sense, so a panic is a damaged
     /// file rather than a reason to take the agent down.
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, LogError> {
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LogError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(LogError::Closed)?;
         catch_unwind(AssertUnwindSafe(|| work(database)))
@@ -238,10 +207,7 @@ impl Store {
     }
 
     fn corrupt(&self, detail: &str) -> LogError {
-        LogError::Corrupt {
-            path: self.path.clone(),
-            detail: detail.to_owned(),
-        }
+        LogError::Corrupt { path: self.path.clone(), detail: detail.to_owned() }
     }
 
     fn panicked(&self) -> LogError {
@@ -252,43 +218,22 @@ impl Store {
         use std::io::ErrorKind;
         let path = self.path.clone();
         match error {
-            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
-                LogError::Locked { path }
-            }
-            redb::Error::Io(source)
-                if !matches!(
-                    source.kind(),
-                    ErrorKind::InvalidData | ErrorKind::UnexpectedEof
-                ) =>
-            {
-                LogError::Io {
-                    action: "read or write",
-                    path,
-                    source,
-                }
+            redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => LogError::Locked { path },
+            redb::Error::Io(source) if !matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+                LogError::Io { action: "read or write", path, source }
             }
             redb::Error::PreviousIo => {
                 let source = std::io::Error::other("an earlier operation on it failed");
-                LogError::Io {
-                    action: "read or write",
-                    path,
-                    source,
-                }
+                LogError::Io { action: "read or write", path, source }
             }
             redb::Error::DatabaseClosed => LogError::Closed,
-            other => LogError::Corrupt {
-                path,
-                detail: other.to_string(),
-            },
+            other => LogError::Corrupt { path, detail: other.to_string() },
         }
     }
 }
 
 fn backend(path: &Path, file: File) -> Result<FileBackend, LogError> {
-    FileBackend::new(file).map_err(|error| LogError::Corrupt {
-        path: path.to_owned(),
-        detail: error.to_string(),
-    })
+    FileBackend::new(file).map_err(|error| LogError::Corrupt { path: path.to_owned(), detail: error.to_string() })
 }
 
 fn initialise(database: &Database) -> Result<(), redb::Error> {
@@ -312,21 +257,12 @@ fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
 fn encode(row: &Row) -> Vec<u8> {
     // A P-256 signature in DER has at most 72 bytes.
     let length = u16::try_from(row.signature.len()).unwrap_or(u16::MAX);
-    [
-        &length.to_be_bytes(),
-        row.signature.as_slice(),
-        row.entry.as_bytes(),
-    ]
-    .concat()
+    [&length.to_be_bytes(), row.signature.as_slice(), row.entry.as_bytes()].concat()
 }
 
 fn decode(seq: u64, value: &[u8]) -> Option<SignedEntry> {
     let (length, rest) = value.split_first_chunk()?;
     let (signature, entry) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
     let entry = String::from_utf8(entry.to_vec()).ok()?;
-    Some(SignedEntry {
-        seq,
-        entry,
-        signature: signature.to_vec(),
-    })
+    Some(SignedEntry { seq, entry, signature: signature.to_vec() })
 }

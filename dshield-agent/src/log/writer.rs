@@ -26,10 +26,7 @@ pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
 
 /// What the queue carries.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "all but the last one are records"
-)]
+#[expect(clippy::large_enum_variant, reason = "all but the last one are records")]
 pub(super) enum Command {
     /// Write this.
     Append(Record, Option<Reply>),
@@ -44,9 +41,7 @@ pub(super) struct Failure(OnceLock<Arc<str>>);
 impl Failure {
     /// The error that every operation after the failure returns.
     pub(super) fn error(&self) -> Option<LogError> {
-        self.0.get().map(|cause| LogError::Failed {
-            cause: cause.clone(),
-        })
+        self.0.get().map(|cause| LogError::Failed { cause: cause.clone() })
     }
 
     fn set(&self, error: &LogError) {
@@ -135,24 +130,13 @@ impl Writer {
 
     fn seal(&mut self, seq: u64, record: Record) -> Result<Row, LogError> {
         let time = self.clock.stamp(SystemTime::now());
-        let entry = Entry {
-            seq,
-            time,
-            boot_id: self.boot_id.as_ref().to_owned(),
-            record,
-        };
+        let entry = Entry { seq, time, boot_id: self.boot_id.as_ref().to_owned(), record };
         let entry = entry.canonical().map_err(LogError::NotCanonical)?;
         if entry.len() > MAX_ENTRY {
             return Err(LogError::TooLarge { size: entry.len() });
         }
-        let signature = self
-            .key
-            .sign(entry.as_bytes())
-            .map_err(|_| LogError::Random)?;
-        Ok(Row {
-            entry,
-            signature: signature.as_ref().to_vec(),
-        })
+        let signature = self.key.sign(entry.as_bytes()).map_err(|_| LogError::Random)?;
+        Ok(Row { entry, signature: signature.as_ref().to_vec() })
     }
 
     fn commit(&mut self, batch: Batch) {

@@ -46,16 +46,14 @@ pub(super) fn special_purpose(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(address) => {
             let bits = u32::from(address);
-            let inside = |(net, len, _): &&([u8; 4], u32, _)| {
-                (bits ^ u32::from(Ipv4Addr::from(*net))).leading_zeros() >= *len
-            };
+            let inside =
+                |(net, len, _): &&([u8; 4], u32, _)| (bits ^ u32::from(Ipv4Addr::from(*net))).leading_zeros() >= *len;
             V4.iter().find(inside).map(|(_, _, why)| *why)
         }
         IpAddr::V6(address) => {
             let bits = u128::from(address);
-            let inside = |(net, len, _): &&([u16; 8], u32, _)| {
-                (bits ^ u128::from(Ipv6Addr::from(*net))).leading_zeros() >= *len
-            };
+            let inside =
+                |(net, len, _): &&([u16; 8], u32, _)| (bits ^ u128::from(Ipv6Addr::from(*net))).leading_zeros() >= *len;
             V6.iter().find(inside).map(|(_, _, why)| *why)
         }
     }
@@ -68,10 +66,31 @@ mod tests {
     #[test]
     fn special_purpose_addresses_are_recognised() {
         for special in [
-            "0.0.0.0", "10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "169.254.169.254", "172.31.255.255",
-            "192.0.0.192", "192.168.1.1", "198.19.255.255", "224.0.0.251", "240.0.0.1", "255.255.255.255", "::",
-            "::1", "::7f00:1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:a00:1::", "2001:0:1::1",
-            "fd00::1", "fe80::1", "ff02::fb", "fd00:ec2::254",
+            "0.0.0.0",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.169.254",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.168.1.1",
+            "198.19.255.255",
+            "224.0.0.251",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "2002:a00:1::",
+            "2001:0:1::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::fb",
+            "fd00:ec2::254",
         ] {
             assert!(special_purpose(special.parse().unwrap()).is_some(), "{special}");
         }
@@ -79,9 +98,17 @@ mod tests {
 
     #[test]
     fn public_addresses_are_not_special() {
-        for public in
-            ["1.1.1.1", "100.63.255.255", "100.128.0.1", "172.32.0.1", "198.17.255.255", "198.20.0.1", "223.255.255.255", "2606:4700::1111", "2a00::1"]
-        {
+        for public in [
+            "1.1.1.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "198.17.255.255",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00::1",
+        ] {
             assert_eq!(special_purpose(public.parse().unwrap()), None, "{public}");
         }
     }

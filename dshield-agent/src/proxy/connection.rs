@@ -35,7 +35,13 @@ pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Con
     let process = (context.who_asked)(context.instance.netns_cookie(), peer);
     let Ok(target) = stream.local_addr().map(canonical) else { return };
     let Some(name) = context.names.name(target.ip()) else {
-        context.refuse("connect", "address_without_name", format!("tcp {target}: no rule names the address"), "default", process);
+        context.refuse(
+            "connect",
+            "address_without_name",
+            format!("tcp {target}: no rule names the address"),
+            "default",
+            process,
+        );
         return reset(&stream);
     };
     let port = target.port();

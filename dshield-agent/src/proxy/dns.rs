@@ -54,7 +54,9 @@ fn answer(question: &[u8], policy: &FunctionPolicy, names: &Names) -> Verdict {
 
 fn judge(message: &Message, policy: &FunctionPolicy, names: &Names) -> (ResponseCode, Option<Answer>, Option<Event>) {
     let query = match message.queries.as_slice() {
-        [query] if message.metadata.message_type == MessageType::Query && message.metadata.op_code == OpCode::Query => query,
+        [query] if message.metadata.message_type == MessageType::Query && message.metadata.op_code == OpCode::Query => {
+            query
+        }
         _ => {
             let event = refused("dns_unsupported", "a DNS message other than one standard query");
             return (ResponseCode::NotImp, None, Some(event));

@@ -176,11 +176,8 @@ fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange,
     let (mut parts, incoming) = request.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     let (scheme, default_port) = if route.tls() == TlsMode::None { ("http", 80) } else { ("https", 443) };
-    let authority = if route.port == default_port {
-        route.name.to_string()
-    } else {
-        format!("{}:{}", route.name, route.port)
-    };
+    let authority =
+        if route.port == default_port { route.name.to_string() } else { format!("{}:{}", route.name, route.port) };
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut uri = Uri::default().into_parts();
     // A HostName is a valid authority and header value by construction.

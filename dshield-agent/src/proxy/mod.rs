@@ -17,10 +17,10 @@ use dshield_common::policy::{FunctionPolicy, LogLevel};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 
-use self::names::Names;
-use self::upstream::Upstream;
 pub use self::ca::InspectionCa;
+use self::names::Names;
 pub use self::resolver::Resolver;
+use self::upstream::Upstream;
 use crate::instance::Instance;
 use crate::kernel::Sockets;
 use crate::log::Log;
@@ -168,8 +168,11 @@ impl Context {
 /// Connections of one instance at a time: more than its descriptors allow cannot be of use to it.
 const MAX_CONNECTIONS: usize = 2048;
 
-async fn accept<F>(listener: TcpListener, context: Arc<Context>, handle: fn(tokio::net::TcpStream, SocketAddr, Arc<Context>) -> F)
-where
+async fn accept<F>(
+    listener: TcpListener,
+    context: Arc<Context>,
+    handle: fn(tokio::net::TcpStream, SocketAddr, Arc<Context>) -> F,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     // Connections end with this task: a JoinSet aborts what it holds when it is dropped.

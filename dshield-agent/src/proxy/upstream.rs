@@ -39,7 +39,9 @@ const POOL_PER_HOST: usize = 64;
 pub(super) enum UpstreamError {
     #[error("{name} could not be resolved: {source}")]
     Resolve { name: String, source: io::Error },
-    #[error("{name} resolves to {address} ({why}), which is not on the public internet; a rule may pin it with `resolve`")]
+    #[error(
+        "{name} resolves to {address} ({why}), which is not on the public internet; a rule may pin it with `resolve`"
+    )]
     SpecialPurpose { name: String, address: std::net::IpAddr, why: &'static str },
     #[error("{address}: {source}")]
     Connect { address: SocketAddr, source: io::Error },

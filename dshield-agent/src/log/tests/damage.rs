@@ -37,20 +37,9 @@ fn assert_says(said: &str, path: &Path, what: &str, hint: &str) {
 fn garbage_in_place_of_the_log_is_refused_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
-    for garbage in [
-        &b""[..],
-        b"x",
-        &[0; 8192],
-        &[0xa5; 100_000],
-        b"redb\x1a\x0a\xa9\x0d\x0a",
-    ] {
+    for garbage in [&b""[..], b"x", &[0; 8192], &[0xa5; 100_000], b"redb\x1a\x0a\xa9\x0d\x0a"] {
         fs::write(&path, garbage).unwrap();
-        assert_says(
-            &refusal(&path),
-            &path,
-            "damaged or not a D-Shield log",
-            "move it away",
-        );
+        assert_says(&refusal(&path), &path, "damaged or not a D-Shield log", "move it away");
         assert_eq!(fs::read(&path).unwrap(), garbage, "the file was changed");
     }
 }
@@ -61,12 +50,7 @@ async fn a_truncated_log_is_refused_with_advice() {
     let whole = fs::read(&path).unwrap();
     for length in [10, 4096, whole.len() / 2, whole.len() - 4096] {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_says(
-            &refusal(&path),
-            &path,
-            "damaged or not a D-Shield log",
-            "restore it",
-        );
+        assert_says(&refusal(&path), &path, "damaged or not a D-Shield log", "restore it");
     }
 }
 
@@ -80,12 +64,7 @@ fn another_programs_redb_file_is_refused() {
     transaction.open_table(table).unwrap().insert(1, 2).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    assert_says(
-        &refusal(&path),
-        &path,
-        "its tables are not those of a log",
-        "move it away",
-    );
+    assert_says(&refusal(&path), &path, "its tables are not those of a log", "move it away");
 }
 
 #[tokio::test]
@@ -94,11 +73,7 @@ async fn a_newer_format_is_refused_with_the_advice_to_upgrade() {
     let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction
-        .open_table(meta)
-        .unwrap()
-        .insert("format", 2)
-        .unwrap();
+    transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
     transaction.commit().unwrap();
     drop(database);
     assert_says(&refusal(&path), &path, "format 2", "upgrade dshield");
@@ -111,18 +86,10 @@ async fn a_log_that_misses_entries_is_refused() {
         let (_dir, path) = closed_log().await;
         let database = Database::open(&path).unwrap();
         let transaction = database.begin_write().unwrap();
-        transaction
-            .open_table(entries)
-            .unwrap()
-            .remove(missing)
-            .unwrap();
+        transaction.open_table(entries).unwrap().remove(missing).unwrap();
         if missing == 81 {
             // Cutting off the end leaves a shorter log without gaps; a last entry under a wrong number does not.
-            transaction
-                .open_table(entries)
-                .unwrap()
-                .insert(90, [0, 0].as_slice())
-                .unwrap();
+            transaction.open_table(entries).unwrap().insert(90, [0, 0].as_slice()).unwrap();
         }
         transaction.commit().unwrap();
         drop(database);
@@ -135,23 +102,14 @@ async fn a_log_that_misses_entries_is_refused() {
 async fn a_log_in_use_is_refused() {
     let (_dir, path) = closed_log().await;
     let log = open(&path);
-    assert_says(
-        &refusal(&path),
-        &path,
-        "in use by another process",
-        "--state",
-    );
+    assert_says(&refusal(&path), &path, "in use by another process", "--state");
     log.append(record(1)).await.unwrap();
 }
 
 #[test]
 fn a_folder_in_place_of_the_log_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(
-        refusal(dir.path()).starts_with("cannot open"),
-        "{}",
-        refusal(dir.path())
-    );
+    assert!(refusal(dir.path()).starts_with("cannot open"), "{}", refusal(dir.path()));
 }
 
 /// The host owns the disk: whatever byte it changes, the agent lives, and an auditor gets true entries or none.
@@ -174,9 +132,7 @@ async fn no_changed_byte_gets_a_false_entry_past_the_verifier() {
             continue;
         };
         let verdict = match log.read(0, usize::MAX).await {
-            Ok(lines) => verify_lines(&lines, Expectations::default())
-                .map(|_| lines)
-                .ok(),
+            Ok(lines) => verify_lines(&lines, Expectations::default()).map(|_| lines).ok(),
             Err(_) => None,
         };
         log.close().await;

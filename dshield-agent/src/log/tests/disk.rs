@@ -49,15 +49,8 @@ impl Change {
 
 impl Disk {
     pub(super) fn from_image(image: &[u8]) -> Self {
-        let state = State {
-            live: image.to_vec(),
-            synced: image.to_vec(),
-            ..State::default()
-        };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-            resumed: Arc::default(),
-        }
+        let state = State { live: image.to_vec(), synced: image.to_vec(), ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), resumed: Arc::default() }
     }
 
     pub(super) fn backend(&self) -> impl StorageBackend + use<> {
@@ -115,16 +108,10 @@ impl Disk {
     }
 
     fn operate(&self) -> Result<MutexGuard<'_, State>, Error> {
-        let mut state = self
-            .resumed
-            .wait_while(self.state(), |state| state.stalled)
-            .unwrap();
+        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled).unwrap();
         state.operations += 1;
         if state.fails_from.is_some_and(|from| state.operations > from) {
-            return Err(Error::new(
-                ErrorKind::StorageFull,
-                "no space left on the test disk",
-            ));
+            return Err(Error::new(ErrorKind::StorageFull, "no space left on the test disk"));
         }
         Ok(state)
     }

@@ -29,16 +29,11 @@ async fn append_until_failure(log: &Log, most: u64) -> (Vec<(u64, u64)>, Option<
 }
 
 async fn assert_holds(image: &[u8], acknowledged: &[(u64, u64)], when: &str) {
-    let log = start(&Disk::from_image(image), false)
-        .unwrap_or_else(|error| panic!("{when}: does not open: {error}"));
+    let log = start(&Disk::from_image(image), false).unwrap_or_else(|error| panic!("{when}: does not open: {error}"));
     verify(&log).await;
     let lines = lines(&log).await;
     for &(seq, expected) in acknowledged {
-        assert_eq!(
-            id(&lines[usize::try_from(seq).unwrap()]),
-            Some(expected),
-            "{when}"
-        );
+        assert_eq!(id(&lines[usize::try_from(seq).unwrap()]), Some(expected), "{when}");
     }
 }
 
@@ -56,27 +51,16 @@ async fn after_a_failed_write_every_append_fails_and_all_that_was_acknowledged_i
         let Some(error) = error else { break };
         failures += 1;
         assert!(matches!(&error, LogError::Failed { .. }), "{error:?}");
-        assert!(
-            error.to_string().contains("no space left on the test disk"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no space left on the test disk"), "{error}");
 
         // Also when the disk is in order again: what the failed write left behind is not known.
         disk.repair();
         for refused in [log.append(record(99)).await.map(drop), log.check()] {
-            assert!(
-                matches!(refused, Err(LogError::Failed { .. })),
-                "{refused:?}"
-            );
+            assert!(matches!(refused, Err(LogError::Failed { .. })), "{refused:?}");
         }
         assert_eq!(*log.head().borrow(), 3 + acknowledged.len() as u64);
         for image in disk.images_after_power_failure(count) {
-            assert_holds(
-                &image,
-                &acknowledged,
-                &format!("failed at operation {count}"),
-            )
-            .await;
+            assert_holds(&image, &acknowledged, &format!("failed at operation {count}")).await;
         }
     }
     assert!(failures > 50, "only {failures} operations failed");
@@ -94,10 +78,7 @@ async fn records_that_were_queued_when_the_disk_failed_are_refused() {
     disk.fail_after(0);
     disk.resume();
     for pending in pending {
-        assert!(matches!(
-            pending.durable().await,
-            Err(LogError::Failed { .. })
-        ));
+        assert!(matches!(pending.durable().await, Err(LogError::Failed { .. })));
     }
     assert_eq!(*log.head().borrow(), 1);
     log.close().await;

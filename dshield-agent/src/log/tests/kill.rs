@@ -50,19 +50,14 @@ fn run_and_kill(path: &Path, enough: usize) -> Vec<(u64, u64)> {
         }
         let Some(Ok(line)) = output.next() else { break };
         // A line that the kill cut short was not acknowledged to anybody.
-        let numbers = line
-            .split_once("acknowledged ")
-            .and_then(|(_, rest)| rest.split_once(' '));
+        let numbers = line.split_once("acknowledged ").and_then(|(_, rest)| rest.split_once(' '));
         if let Some((seq, id)) = numbers
             && let (Ok(seq), Ok(id)) = (seq.parse(), id.parse())
         {
             acknowledged.push((seq, id));
         }
     }
-    assert!(
-        !child.wait().unwrap().success(),
-        "the child ended by itself"
-    );
+    assert!(!child.wait().unwrap().success(), "the child ended by itself");
     acknowledged
 }
 
@@ -78,11 +73,7 @@ async fn what_was_acknowledged_before_kill_9_is_there_after_it() {
         let lines = lines(&log).await;
         for &(seq, expected) in &acknowledged {
             let line = lines.get(usize::try_from(seq).unwrap());
-            assert_eq!(
-                line.and_then(|line| id(line)),
-                Some(expected),
-                "entry {seq}"
-            );
+            assert_eq!(line.and_then(|line| id(line)), Some(expected), "entry {seq}");
         }
         log.close().await;
     }

@@ -15,10 +15,7 @@ use dshield_verify::log::{Expectations, LogKey, LogSummary, Start, verify_lines}
 use super::*;
 
 fn facts() -> BootFacts {
-    BootFacts {
-        version: "1.2.3".to_owned(),
-        sha256: BTreeMap::new(),
-    }
+    BootFacts { version: "1.2.3".to_owned(), sha256: BTreeMap::new() }
 }
 
 fn open(path: &Path) -> Log {
@@ -27,10 +24,7 @@ fn open(path: &Path) -> Log {
 
 /// A record that can be told from others by `id`.
 fn record(id: u64) -> Record {
-    Record::agent(Event::Lost {
-        count: id,
-        source: "test".to_owned(),
-    })
+    Record::agent(Event::Lost { count: id, source: "test".to_owned() })
 }
 
 async fn lines(log: &Log) -> Vec<String> {
@@ -59,9 +53,6 @@ fn boot(line: &str) -> Boot {
 /// Checks every line as an auditor would, against the key of the running log.
 async fn verify(log: &Log) -> LogSummary {
     let last_key = Some(LogKey::from_pem(log.public_key_pem()).unwrap());
-    let expectations = Expectations {
-        start: Start::Beginning,
-        last_key,
-    };
+    let expectations = Expectations { start: Start::Beginning, last_key };
     verify_lines(lines(log).await, expectations).unwrap()
 }

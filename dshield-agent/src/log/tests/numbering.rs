@@ -16,10 +16,7 @@ async fn a_new_log_begins_with_a_boot_entry_that_lists_its_key() {
     let first = entry(&lines[0]);
     assert_eq!((first.seq, first.boot_id.as_str()), (0, log.boot_id()));
     let boot = boot(&lines[0]);
-    assert_eq!(
-        (boot.version.as_str(), boot.memory_only, boot.previous),
-        ("1.2.3", false, None)
-    );
+    assert_eq!((boot.version.as_str(), boot.memory_only, boot.previous), ("1.2.3", false, None));
     assert_eq!(boot.key, log.public_key_pem());
     assert_eq!(*log.head().borrow(), 1);
 }
@@ -45,10 +42,7 @@ async fn every_boot_names_the_head_it_found_and_goes_on_counting() {
     assert_eq!(previous.seq, 5);
     assert_eq!(previous.leaf_hash, leaf_hash_hex(before.entry.as_bytes()));
     let summary = verify(&log).await;
-    assert_eq!(
-        (summary.entries, summary.boots, summary.last_seq),
-        (7, 4, 6)
-    );
+    assert_eq!((summary.entries, summary.boots, summary.last_seq), (7, 4, 6));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,15 +88,9 @@ async fn what_is_enqueued_is_written_in_order_even_when_nobody_waits() {
         drop(log.enqueue(record(id)).await.unwrap());
     }
     let threads = log.clone();
-    std::thread::spawn(move || threads.enqueue_blocking(record(50)).unwrap())
-        .join()
-        .unwrap();
+    std::thread::spawn(move || threads.enqueue_blocking(record(50)).unwrap()).join().unwrap();
     assert_eq!(log.append(record(51)).await.unwrap(), 52);
-    let ids: Vec<u64> = lines(&log)
-        .await
-        .iter()
-        .filter_map(|line| id(line))
-        .collect();
+    let ids: Vec<u64> = lines(&log).await.iter().filter_map(|line| id(line)).collect();
     assert_eq!(ids, (0..=51).collect::<Vec<_>>());
 }
 
@@ -114,10 +102,7 @@ async fn an_acknowledged_entry_can_be_read_and_is_counted_at_once() {
         let seq = log.append(record(expected)).await.unwrap();
         assert_eq!((seq, *head.borrow_and_update()), (expected, expected + 1));
         let page = log.read(seq, 10).await.unwrap();
-        assert_eq!(
-            page.iter().map(|line| id(line)).collect::<Vec<_>>(),
-            [Some(expected)]
-        );
+        assert_eq!(page.iter().map(|line| id(line)).collect::<Vec<_>>(), [Some(expected)]);
     }
 }
 
@@ -136,15 +121,9 @@ async fn a_page_has_the_lines_asked_for_and_verifies_with_the_key() {
         log.append(record(id)).await.unwrap();
     }
     let page = log.read(4, 3).await.unwrap();
-    assert_eq!(
-        page.iter().map(|line| entry(line).seq).collect::<Vec<_>>(),
-        [4, 5, 6]
-    );
+    assert_eq!(page.iter().map(|line| entry(line).seq).collect::<Vec<_>>(), [4, 5, 6]);
     let key = LogKey::from_pem(log.public_key_pem()).unwrap();
-    let expectations = Expectations {
-        start: Start::Page { seq: 4, key },
-        last_key: None,
-    };
+    let expectations = Expectations { start: Start::Page { seq: 4, key }, last_key: None };
     assert_eq!(verify_lines(page, expectations).unwrap().entries, 3);
     assert!(log.read(10, 3).await.unwrap().is_empty());
     assert!(log.read(u64::MAX, usize::MAX).await.unwrap().is_empty());
@@ -154,12 +133,7 @@ async fn a_page_has_the_lines_asked_for_and_verifies_with_the_key() {
 async fn a_reader_that_asks_for_everything_gets_it_in_pages() {
     let log = Log::open(Storage::Memory, facts()).unwrap();
     for _ in 0..200 {
-        log.enqueue(big(60_000))
-            .await
-            .unwrap()
-            .durable()
-            .await
-            .unwrap();
+        log.enqueue(big(60_000)).await.unwrap().durable().await.unwrap();
     }
     let mut all = lines(&log).await;
     assert!(all.len() < 201, "12 MB came in one page");
@@ -173,26 +147,17 @@ async fn a_reader_that_asks_for_everything_gets_it_in_pages() {
 
 /// A record whose entry has `bytes` bytes more than that of an empty source.
 fn big(bytes: usize) -> Record {
-    Record::agent(Event::Lost {
-        count: 1,
-        source: "x".repeat(bytes),
-    })
+    Record::agent(Event::Lost { count: 1, source: "x".repeat(bytes) })
 }
 
 #[tokio::test]
 async fn an_entry_too_large_is_refused_without_taking_a_number() {
     let log = Log::open(Storage::Memory, facts()).unwrap();
     assert_eq!(log.append(big(0)).await.unwrap(), 1);
-    let empty = SignedEntry::parse(&lines(&log).await[1])
-        .unwrap()
-        .entry
-        .len();
+    let empty = SignedEntry::parse(&lines(&log).await[1]).unwrap().entry.len();
     let most = MAX_ENTRY - empty;
     let refused = log.append(big(most + 1)).await;
-    assert!(
-        matches!(refused, Err(LogError::TooLarge { size }) if size == MAX_ENTRY + 1),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(LogError::TooLarge { size }) if size == MAX_ENTRY + 1), "{refused:?}");
     assert_eq!(log.append(big(most)).await.unwrap(), 2);
     assert_eq!(verify(&log).await.entries, 3);
 }
@@ -201,18 +166,13 @@ async fn an_entry_too_large_is_refused_without_taking_a_number() {
 async fn a_record_that_fits_no_entry_and_has_no_listener_leaves_a_lost_entry() {
     let log = Log::open(Storage::Memory, facts()).unwrap();
     let threads = log.clone();
-    std::thread::spawn(move || threads.enqueue_blocking(big(MAX_ENTRY)).unwrap())
-        .join()
-        .unwrap();
+    std::thread::spawn(move || threads.enqueue_blocking(big(MAX_ENTRY)).unwrap()).join().unwrap();
     drop(log.enqueue(record(1 << 60)).await.unwrap());
     assert_eq!(log.append(record(7)).await.unwrap(), 3);
     let lines = lines(&log).await;
     for line in &lines[1..3] {
         let source = "record that does not fit an entry".to_owned();
-        assert_eq!(
-            entry(line).record,
-            Record::agent(Event::Lost { count: 1, source })
-        );
+        assert_eq!(entry(line).record, Record::agent(Event::Lost { count: 1, source }));
     }
 }
 
@@ -230,10 +190,7 @@ async fn a_closed_log_has_written_what_was_queued_and_takes_no_more() {
     for (expected, pending) in (1..).zip(pending) {
         assert_eq!(pending.durable().await.unwrap(), expected);
     }
-    assert!(matches!(
-        other.append(record(0)).await,
-        Err(LogError::Closed)
-    ));
+    assert!(matches!(other.append(record(0)).await, Err(LogError::Closed)));
     assert!(matches!(other.check(), Err(LogError::Closed)));
     assert!(matches!(other.read(0, 1).await, Err(LogError::Closed)));
     other.close().await;
