@@ -66,7 +66,7 @@ async fn answer(
     if kind == Kind::DryRun {
         return Ok(status_only(StatusCode::NO_CONTENT));
     }
-    let payload = payload(shared, request.into_body(), kind).await?;
+    let payload = payload(shared, request, kind).await?;
     let invocation = pool.start(payload, id)?;
     if kind == Kind::Event {
         return Ok(status_only(StatusCode::ACCEPTED));
@@ -93,8 +93,13 @@ fn finished(outcome: Outcome) -> Response {
 }
 
 /// The event: JSON, `{}` when there is none.
-async fn payload(shared: &Shared, body: Body, kind: Kind) -> Result<Bytes, Failure> {
+async fn payload(shared: &Shared, request: Request, kind: Kind) -> Result<Bytes, Failure> {
     let limit = if kind == Kind::Event { EVENT_LIMIT } else { SYNC_LIMIT };
+    let asks_first = request.headers().contains_key(header::EXPECT);
+    let body = request.into_body();
+    if asks_first && body.size_hint().lower() > limit as u64 {
+        return Err(Failure::TooLarge { limit });
+    }
     let small = body.size_hint().upper().is_some_and(|size| size <= SMALL_BODY);
     let reading = async {
         let _turn = if small { None } else { shared.large_bodies.acquire().await.ok() };

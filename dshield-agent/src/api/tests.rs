@@ -363,3 +363,41 @@ async fn the_command_line_client_understands_the_answers() {
     assert!(matches!(error, ClientError::Unreachable { .. }));
     assert!(error.to_string().contains("dshield run"), "{error}");
 }
+
+#[tokio::test]
+async fn a_client_that_asks_first_need_not_send_what_is_too_large() {
+    let log = log();
+    let (function, _source) = broken_function("f");
+    let (pool, _) = pool(function, &log);
+    let api = Api::start(log, vec![pool]).await;
+    let head = "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n";
+    let (status, body) = api.send(&format!("{head}Content-Length: 6291457\r\n\r\n")).await;
+    assert_eq!(status, 413, "{body}");
+}
+
+#[tokio::test]
+async fn commands_end_with_the_status_that_says_how_it_went() {
+    use crate::cli::{invoke, logs};
+    let source = Source::native("#!/bin/sh\nexit 1\n").file("event.json", "{}");
+    let log = log();
+    write(&log, 3).await;
+    let (pool, _) = pool(function("broken", &source), &log);
+    let api = Api::start(log, vec![pool]).await;
+    let url = format!("http://{}", api.address);
+    let status = |code: u8| format!("{:?}", std::process::ExitCode::from(code));
+    for (name, data, url, expected) in [
+        ("broken", "{}", url.as_str(), 1),
+        ("nope", "{}", &url, 1),
+        ("broken", "{", &url, 1),
+        ("broken", "@/no/such/file", &url, 2),
+        ("broken", "{}", "ftp://x", 2),
+        ("broken", "{}", "http://127.0.0.1:1", 1),
+    ] {
+        let args = invoke::InvokeArgs { name: name.to_owned(), data: data.to_owned(), url: url.to_owned() };
+        assert_eq!(format!("{:?}", invoke::run(args).await), status(expected), "{name} {data} {url}");
+    }
+    let args = logs::LogsArgs { follow: false, json: true, from: 0, url };
+    assert_eq!(format!("{:?}", logs::run(args.clone()).await), status(0));
+    let nobody = logs::LogsArgs { url: "http://127.0.0.1:1".to_owned(), ..args };
+    assert_eq!(format!("{:?}", logs::run(nobody).await), status(1));
+}

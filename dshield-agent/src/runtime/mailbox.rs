@@ -42,7 +42,7 @@ pub(super) enum Refusal {
     InvalidRequestId,
     /// The call does not fit what was called before.
     InvalidStateTransition,
-    /// Nobody is there to take the event, or the instance is being stopped.
+    /// Nobody is there any more to take the event, or to wait for the answer.
     Gone,
 }
 
@@ -123,7 +123,8 @@ impl Mailbox {
                         return fetch(&mut state);
                     }
                     State::Fetched { .. } => return Err(Refusal::InvalidStateTransition),
-                    State::Closed { .. } => return Err(Refusal::Gone),
+                    // The process is about to be killed. Until then it waits, like any idle runtime.
+                    State::Closed { .. } => {}
                 }
             }
             changed.await;

@@ -117,8 +117,10 @@ async fn keep(
     timeout: Duration,
     slot: OwnedSemaphorePermit,
 ) {
+    // Lives until the end: a runtime that saw its API go away would say so in the function's output.
+    let mut server = std::pin::pin!(server::run(running.runtime_api, mailbox.clone(), &arn, timeout));
     tokio::select! {
-        () = server::run(running.runtime_api, mailbox.clone(), &arn, timeout) => {}
+        () = &mut server => {}
         _ = ended(&mut running.exit) => {}
         // Nothing is ever sent: this is the worker being dropped.
         _ = unwanted.changed() => {}

@@ -271,7 +271,11 @@ async fn an_instance_that_died_while_idle_is_replaced() {
     let pid = parsed(&invoke(&pool, json!({})).await)["pid"].as_i64().unwrap();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    // Without waiting: whether the death has been noticed or not, no event may be lost.
+    // Until it is dead, without giving the pool a moment to notice: a signal takes its time.
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    while !state().is_empty() && !state().contains(") Z") {
+        std::thread::yield_now();
+    }
     assert_eq!(invoke(&pool, json!({})).await.ending, Ending::Ok);
     assert_eq!(count.launched(), 2);
     count.until_alive(1).await;
