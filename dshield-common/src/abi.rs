@@ -105,6 +105,19 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The stable word for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SocketType => "socket_type",
+            Self::NotSealed => "not_sealed",
+            Self::UdpPort => "udp_port",
+            Self::LeavesLo => "leaves_lo",
+        }
+    }
+}
+
 /// Which program refused.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -42,7 +42,8 @@ pub const PROGRAMS: [&str; 7] =
 pub struct Kernel {
     cgroup: AgentCgroup,
     pins: Pins,
-    links: Vec<PinnedLink>,
+    /// Kept open beside their pins.
+    _links: Vec<PinnedLink>,
     _ebpf: Ebpf,
     sealed: Mutex<HashMap<MapData, u64, u32>>,
     askers: Mutex<HashMap<MapData, [u8; 32], [u8; 24]>>,
@@ -72,7 +73,7 @@ impl Kernel {
             Ok((pins, loaded)) => {
                 let Loaded { ebpf, links, sealed, askers, events } = loaded;
                 let (sealed, askers) = (Mutex::new(sealed), Mutex::new(askers));
-                Ok((Self { cgroup, pins, links, _ebpf: ebpf, sealed, askers, run_dir }, events))
+                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, sealed, askers, run_dir }, events))
             }
             Err(error) => {
                 let _ = cgroup.destroy();
@@ -124,17 +125,16 @@ impl Kernel {
         Some(Asker::from_bytes(asker))
     }
 
-    /// Kills what is left in the cgroup and removes everything: links, pins, cgroup.
+    /// Kills what is left in the cgroup and removes everything: links, pins, cgroup, run-time folder. The
+    /// programs themselves go with the last handle. Blocks.
     ///
     /// # Errors
     /// Something could not be removed.
-    pub fn stop(self) -> Result<(), KernelError> {
-        let Self { cgroup, pins, links, run_dir, .. } = self;
+    pub fn stop(&self) -> Result<(), KernelError> {
         // Processes first: while any lives, its programs stay attached.
-        let removed = cgroup.destroy();
-        drop(links);
-        pins.remove().and(removed)?;
-        run_dir.remove()
+        let removed = self.cgroup.destroy();
+        self.pins.remove().and(removed)?;
+        self.run_dir.remove()
     }
 }
 

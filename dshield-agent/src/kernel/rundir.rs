@@ -64,7 +64,7 @@ impl RunDir {
     ///
     /// # Errors
     /// A file in it cannot be removed.
-    pub fn remove(self) -> Result<(), KernelError> {
+    pub fn remove(&self) -> Result<(), KernelError> {
         fs::remove_dir_all(&self.path).map_err(KernelError::file(&self.path))
     }
 }

@@ -17,7 +17,7 @@ use dshield_common::policy::{FunctionPolicy, LogLevel};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 
-pub use self::ca::InspectionCa;
+pub use self::ca::{CaError, InspectionCa};
 use self::names::Names;
 pub use self::resolver::Resolver;
 use self::upstream::Upstream;
