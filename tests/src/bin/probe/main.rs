@@ -1,0 +1,37 @@
+//! A native function for the tests: it does what its event says and answers what happened.
+//!
+//! It is a custom runtime for the Lambda Runtime API, as anyone would write one: fetch the next invocation,
+//! act, post the answer. `{"failed": step, "why": text}` is the answer when a step did not work.
+mod actions;
+mod https;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dshield_tests::client::{self, Error};
+use serde_json::{Value, json};
+
+/// The Runtime API holds the request until there is an invocation.
+const NEXT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn main() -> Result<(), Error> {
+    let api: SocketAddr = std::env::var("AWS_LAMBDA_RUNTIME_API")?.parse()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    loop {
+        let invocation = client::request(api, "GET", "/2018-06-01/runtime/invocation/next", "", NEXT)?;
+        let id = invocation.header("lambda-runtime-aws-request-id").ok_or("an invocation without an id")?.to_owned();
+        let event: Value = serde_json::from_slice(&invocation.body)?;
+        let (kind, body) = match runtime.block_on(actions::act(&event)) {
+            Ok(answer) => ("response", answer),
+            Err(actions::Stop::Failed { step, why }) => ("response", json!({"failed": step, "why": why})),
+            Err(actions::Stop::Error(message)) => {
+                ("error", json!({"errorMessage": message, "errorType": "Probe.Error", "stackTrace": []}))
+            }
+        };
+        let path = format!("/2018-06-01/runtime/invocation/{id}/{kind}");
+        let posted = client::request(api, "POST", &path, body.to_string(), Duration::from_secs(30))?;
+        if posted.status != 202 {
+            return Err(format!("{path}: status {}: {}", posted.status, posted.text()).into());
+        }
+    }
+}
