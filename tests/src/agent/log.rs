@@ -69,31 +69,26 @@ impl Log {
     /// What was refused to this function.
     #[must_use]
     pub fn refused(&self, function: &str) -> Vec<&Refused> {
-        let of = |(who, event)| match event {
-            &Event::Refused(ref refused) if who == Some(function) => Some(refused),
-            _ => None,
-        };
-        self.events().filter_map(of).collect()
+        self.of(function, |event| if let Event::Refused(refused) = event { Some(refused) } else { None })
     }
 
     /// Connections allowed to this function.
     #[must_use]
     pub fn connects(&self, function: &str) -> Vec<&Connect> {
-        let of = |(who, event)| match event {
-            &Event::Connect(ref connect) if who == Some(function) => Some(connect),
-            _ => None,
-        };
-        self.events().filter_map(of).collect()
+        self.of(function, |event| if let Event::Connect(connect) = event { Some(connect) } else { None })
     }
 
     /// Requests of this function that were let through: their `begin` entries.
     #[must_use]
     pub fn requests(&self, function: &str) -> Vec<&Request> {
-        let of = |(who, event)| match event {
-            &Event::Request(ref request) if who == Some(function) && request.phase == Phase::Begin => Some(request),
+        self.of(function, |event| match event {
+            Event::Request(request) if request.phase == Phase::Begin => Some(request),
             _ => None,
-        };
-        self.events().filter_map(of).collect()
+        })
+    }
+
+    fn of<T>(&self, function: &str, pick: impl Fn(&Event) -> Option<&T>) -> Vec<&T> {
+        self.events().filter(|(who, _)| *who == Some(function)).filter_map(|(_, event)| pick(event)).collect()
     }
 
     /// Checks that the entries are numbered from 0 without gaps, that every one is signed by the key of its
@@ -129,7 +124,11 @@ impl Log {
 }
 
 impl Line {
-    fn parse(text: &str) -> Result<Self, Error> {
+    /// Reads one line of `/v1/log/entries`, or one event of `/v1/log/stream`.
+    ///
+    /// # Errors
+    /// When it does not have the documented form.
+    pub fn parse(text: &str) -> Result<Self, Error> {
         let bad = |error: &dyn fmt::Display| Error::from(format!("not a log line ({error}): {text}"));
         let line: Value = serde_json::from_str(text).map_err(|error| bad(&error))?;
         let entry: Entry = serde_json::from_value(line["entry"].clone()).map_err(|error| bad(&error))?;

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use cleanup::{Leftovers, cgroup2};
 pub use log::{Line, Log, in_words};
-pub use process::StartError;
+pub use process::{StartError, binary};
 pub use project::{Code, Egress, Function, Project};
 
 use crate::client::{self, Answer};
@@ -35,6 +35,8 @@ pub struct Launch {
     pub config: Option<PathBuf>,
     /// `--state`, instead of the project's own.
     pub state: Option<PathBuf>,
+    /// The binary, instead of the workspace's own.
+    pub binary: Option<PathBuf>,
     /// A command that runs the agent, such as `setpriv …`; the agent's own command line is appended.
     pub wrapper: Vec<String>,
 }
@@ -45,7 +47,7 @@ impl Default for Launch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("dst-{}-{number}", std::process::id());
-        Self { name, listen: "127.0.0.1:0".into(), config: None, state: None, wrapper: Vec::new() }
+        Self { name, listen: "127.0.0.1:0".into(), config: None, state: None, binary: None, wrapper: Vec::new() }
     }
 }
 
@@ -55,7 +57,7 @@ pub struct Agent {
     process: Process,
     address: SocketAddr,
     name: String,
-    _leftovers: Leftovers,
+    leftovers: Leftovers,
 }
 
 impl Agent {
@@ -74,6 +76,8 @@ impl Agent {
         let config = launch.config.clone().unwrap_or_else(|| project.write());
         let state = launch.state.clone().unwrap_or_else(|| project.state());
         let leftovers = Leftovers::of(&launch.name);
+        // Another agent's, or a killed one's: not ours to remove should this one not come up.
+        let before = leftovers.found();
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let arguments = [
             "run".into(),
@@ -86,12 +90,23 @@ impl Agent {
             "--name".into(),
             launch.name.clone(),
         ];
-        let (process, ready) = Process::start(&launch.wrapper, &arguments, project.folder())?;
+        let binary = launch.binary.clone().unwrap_or_else(process::binary);
+        let started = Process::start(&launch.wrapper, &binary, &arguments, project.folder());
+        let (process, ready) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let left = leftovers.found().into_iter().filter(|found| !before.contains(found)).collect();
+                if !before.is_empty() {
+                    std::mem::forget(leftovers);
+                }
+                return Err(StartError { left, ..error });
+            }
+        };
         let (address, name) = parse_ready(&ready).ok_or_else(|| process.unexpected(&ready))?;
         if name != launch.name {
             return Err(process.unexpected(&ready));
         }
-        Ok(Self { process, address, name, _leftovers: leftovers })
+        Ok(Self { process, address, name, leftovers })
     }
 
     /// Where its API listens.
@@ -110,6 +125,12 @@ impl Agent {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// What carries its name in the kernel.
+    #[must_use]
+    pub fn leftovers(&self) -> &Leftovers {
+        &self.leftovers
     }
 
     /// What it has written to stderr so far.

@@ -26,6 +26,8 @@ pub struct StartError {
     pub stdout: String,
     /// Its standard error.
     pub stderr: String,
+    /// What it left in the kernel; see [`super::Leftovers::found`].
+    pub left: Vec<String>,
 }
 
 impl std::fmt::Display for StartError {
@@ -51,12 +53,17 @@ pub(super) struct Process {
 
 impl Process {
     /// Runs `dshield` with these arguments and waits for the first line on its stdout.
-    pub(super) fn start(wrapper: &[String], arguments: &[String], folder: &Path) -> Result<(Self, String), StartError> {
+    pub(super) fn start(
+        wrapper: &[String],
+        binary: &Path,
+        arguments: &[String],
+        folder: &Path,
+    ) -> Result<(Self, String), StartError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let output = |stream: &str| folder.join(format!("agent-{number}.{stream}"));
         let (stdout, stderr) = (output("stdout"), output("stderr"));
-        let binary = binary().to_string_lossy().into_owned();
+        let binary = binary.to_string_lossy().into_owned();
         let line: Vec<&String> = wrapper.iter().chain([&binary]).chain(arguments).collect();
         let mut child = Command::new(line[0])
             .args(&line[1..])
@@ -126,7 +133,7 @@ impl Process {
 
     fn error(&self, cause: &str, code: Option<i32>) -> StartError {
         let stdout = std::fs::read_to_string(&self.stdout).unwrap_or_default();
-        StartError { cause: cause.to_owned(), code, stdout, stderr: self.stderr() }
+        StartError { cause: cause.to_owned(), code, stdout, stderr: self.stderr(), left: Vec::new() }
     }
 }
 
@@ -139,8 +146,12 @@ impl Drop for Process {
     }
 }
 
-/// `DSHIELD_BIN`, or the workspace's own build.
-fn binary() -> PathBuf {
+/// The agent's binary: `DSHIELD_BIN`, or the workspace's own build.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("DSHIELD_BIN") {
         return PathBuf::from(path);
     }

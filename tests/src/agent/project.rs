@@ -154,6 +154,12 @@ impl Function {
         Self::new(name, "native", Code::Executable(probe))
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// `handler`.
     #[must_use]
     pub fn handler(self, handler: &str) -> Self {

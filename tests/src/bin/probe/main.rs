@@ -1,7 +1,7 @@
 //! A native function for the tests: it does what its event says and answers what happened.
 //!
 //! It is a custom runtime for the Lambda Runtime API, as anyone would write one: fetch the next invocation,
-//! act, post the answer. `{"failed": step, "why": text}` is the answer when a step did not work.
+//! act, post the answer. Given an event as its argument it acts once and prints the answer. `{"failed": step, "why": text}` is the answer when a step did not work.
 mod actions;
 mod https;
 
@@ -15,23 +15,32 @@ use serde_json::{Value, json};
 const NEXT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn main() -> Result<(), Error> {
-    let api: SocketAddr = std::env::var("AWS_LAMBDA_RUNTIME_API")?.parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(event) = std::env::args().nth(1) {
+        let (_, answer) = runtime.block_on(act(&serde_json::from_str(&event)?));
+        println!("{answer}");
+        return Ok(());
+    }
+    let api: SocketAddr = std::env::var("AWS_LAMBDA_RUNTIME_API")?.parse()?;
     loop {
         let invocation = client::request(api, "GET", "/2018-06-01/runtime/invocation/next", "", NEXT)?;
         let id = invocation.header("lambda-runtime-aws-request-id").ok_or("an invocation without an id")?.to_owned();
-        let event: Value = serde_json::from_slice(&invocation.body)?;
-        let (kind, body) = match runtime.block_on(actions::act(&event)) {
-            Ok(answer) => ("response", answer),
-            Err(actions::Stop::Failed { step, why }) => ("response", json!({"failed": step, "why": why})),
-            Err(actions::Stop::Error(message)) => {
-                ("error", json!({"errorMessage": message, "errorType": "Probe.Error", "stackTrace": []}))
-            }
-        };
+        let (kind, body) = runtime.block_on(act(&serde_json::from_slice(&invocation.body)?));
         let path = format!("/2018-06-01/runtime/invocation/{id}/{kind}");
         let posted = client::request(api, "POST", &path, body.to_string(), Duration::from_secs(30))?;
         if posted.status != 202 {
             return Err(format!("{path}: status {}: {}", posted.status, posted.text()).into());
+        }
+    }
+}
+
+/// Acts, and says where the answer goes: `response` or `error`.
+async fn act(event: &Value) -> (&'static str, Value) {
+    match actions::act(event).await {
+        Ok(answer) => ("response", answer),
+        Err(actions::Stop::Failed { step, why }) => ("response", json!({"failed": step, "why": why})),
+        Err(actions::Stop::Error(message)) => {
+            ("error", json!({"errorMessage": message, "errorType": "Probe.Error", "stackTrace": []}))
         }
     }
 }
