@@ -1,0 +1,845 @@
+//! Checks a log: published lines flow in, a summary or the first fault flows out.
+//!
+//! What holds when a log passes: its entries are numbered without a gap, each is signed with the key that the
+//! boot entry before it lists, and every boot names the number and the leaf hash of the last entry before it. So
+//! nobody without the keys changed, removed, inserted or reordered an entry.
+//!
+//! What does not: boot entries list their own keys. Whether a key was made inside a D-Shield agent is for
+//! attestation to say; pass the key of the attested statement as [`Expectations::last_key`]. And a log that was
+//! cut off at the end, or rolled back, still passes: compare [`LogSummary::last_seq`] with what you were told before.
+use std::fmt;
+
+use dshield_common::canonical::to_canonical_json;
+use dshield_common::log::entry::{Boot, Previous};
+use dshield_common::log::line::{LineError, SignedEntry};
+use dshield_common::log::{MAX_ENTRY, leaf_hash_hex};
+use p256::ecdsa::signature::Verifier;
+use p256::ecdsa::{Signature, VerifyingKey};
+use p256::pkcs8::{DecodePublicKey, EncodePublicKey, LineEnding};
+use serde::Deserialize;
+
+/// Checks `lines`, each an entry as `GET /v1/log/entries` gives it.
+///
+/// # Errors
+/// The first fault found.
+pub fn verify_lines<L: AsRef<str>>(
+    lines: impl IntoIterator<Item = L>,
+    expectations: Expectations,
+) -> Result<LogSummary, LogFault> {
+    let mut verifier = LogVerifier::new(expectations);
+    for line in lines {
+        verifier.push(line.as_ref())?;
+    }
+    verifier.finish()
+}
+
+/// What a verifier knows before it reads the first line. The default: a whole log, from its first entry.
+#[derive(Clone, Debug, Default)]
+pub struct Expectations {
+    /// Where the lines begin.
+    pub start: Start,
+    /// The key that must have signed the last line, such as the one in an attested statement.
+    pub last_key: Option<LogKey>,
+}
+
+/// Where the lines to check begin.
+#[derive(Clone, Debug, Default)]
+pub enum Start {
+    /// At entry 0, which must be a boot entry.
+    #[default]
+    Beginning,
+    /// At a later entry, which is signed with `key`: nothing before it can be checked.
+    Page {
+        /// The number of the first line.
+        seq: u64,
+        /// The key of the boot that the first line belongs to.
+        key: LogKey,
+    },
+}
+
+/// A public key that signs a log: P-256.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LogKey(VerifyingKey);
+
+impl LogKey {
+    /// Reads a PEM `SubjectPublicKeyInfo`, as `GET /v1/log/key` and boot entries give it.
+    ///
+    /// # Errors
+    /// When it is not a P-256 public key in that form.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        VerifyingKey::from_public_key_pem(pem.trim())
+            .map(Self)
+            .map_err(|_| KeyError)
+    }
+
+    /// The key in PEM.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        // Encoding a valid point of a named curve has no case that fails.
+        self.0.to_public_key_pem(LineEnding::LF).unwrap_or_default()
+    }
+
+    fn verifies(&self, entry: &str, signature: &[u8]) -> bool {
+        Signature::from_der(signature)
+            .is_ok_and(|signature| self.0.verify(entry.as_bytes(), &signature).is_ok())
+    }
+}
+
+impl fmt::Debug for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogKey").field(&self.to_pem()).finish()
+    }
+}
+
+/// A text that should be a log's public key is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a P-256 public key in PEM (-----BEGIN PUBLIC KEY-----)")]
+pub struct KeyError;
+
+/// What was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogSummary {
+    /// How many entries.
+    pub entries: u64,
+    /// How many boot entries among them.
+    pub boots: u64,
+    /// The number of the first entry.
+    pub first_seq: u64,
+    /// The number of the last entry.
+    pub last_seq: u64,
+    /// The leaf hash of the last entry, in hex.
+    pub last_leaf_hash: String,
+    /// The boot that sealed the last entry.
+    pub last_boot_id: String,
+    /// The key that signed the last entry.
+    pub last_key: LogKey,
+}
+
+/// What is wrong with a log. Only whoever holds or serves the log can have caused it; `seq` is the number at
+/// which it shows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogFault {
+    /// A signature does not verify: the entry was changed, or another key signed it.
+    #[error(
+        "entry {seq}: the signature does not verify with the key of its boot; the entry was changed or another key signed it"
+    )]
+    BadSignature {
+        /// Where.
+        seq: u64,
+    },
+    /// A boot entry lists something that is not a key.
+    #[error("boot entry {seq} lists no usable key: {why}")]
+    BootKey {
+        /// Where.
+        seq: u64,
+        /// What is wrong with it.
+        why: KeyError,
+    },
+    /// There was nothing to check.
+    #[error("there are no entries to check")]
+    Empty,
+    /// The line is not a signed entry.
+    #[error("line for entry {seq}: {why}")]
+    Line {
+        /// The number that was expected.
+        seq: u64,
+        /// What is wrong with the line.
+        why: LineError,
+    },
+    /// The log does not begin with a boot entry, so no key is known.
+    #[error("entry {seq} should be the boot entry that lists the signing key, and is not")]
+    NoBoot {
+        /// Where.
+        seq: u64,
+    },
+    /// The entry is not a JSON object with the members that every entry has.
+    #[error("entry {seq} is not a log entry")]
+    NotAnEntry {
+        /// Where.
+        seq: u64,
+    },
+    /// The entry's bytes are not the canonical form (RFC 8785) of what they say.
+    #[error("entry {seq} is not in canonical form, so its bytes are not the ones an agent signs")]
+    NotCanonical {
+        /// Where.
+        seq: u64,
+    },
+    /// The line says another number than the entry it carries.
+    #[error("the line says it is entry {seq}, the signed entry says {signed}: it was renumbered")]
+    Renumbered {
+        /// What the line says.
+        seq: u64,
+        /// What was signed.
+        signed: u64,
+    },
+    /// The entry is longer than an agent writes.
+    #[error("entry {seq} has {size} bytes, more than the {MAX_ENTRY} an entry may have")]
+    TooLarge {
+        /// Where.
+        seq: u64,
+        /// Its length in bytes.
+        size: usize,
+    },
+    /// An entry that is not a boot entry names a boot other than the current one.
+    #[error("entry {seq} claims boot {found}, but boot {expected} was writing")]
+    WrongBoot {
+        /// Where.
+        seq: u64,
+        /// The boot id of the governing boot entry.
+        expected: String,
+        /// The boot id in the entry.
+        found: String,
+    },
+    /// A boot entry, or the last line, lists another key than the one expected.
+    #[error("entry {seq} is signed by another key than the expected one")]
+    WrongKey {
+        /// Where.
+        seq: u64,
+    },
+    /// The entries are not numbered one after the other.
+    #[error(
+        "entry {expected} should come next, but this is entry {found}: entries were removed, repeated or swapped"
+    )]
+    WrongNumber {
+        /// The number that had to come.
+        expected: u64,
+        /// The number that came.
+        found: u64,
+    },
+    /// A boot entry does not name the entry before it.
+    #[error(
+        "boot entry {seq} does not name the number and hash of the entry before it: the log was cut or changed before this boot"
+    )]
+    WrongPrevious {
+        /// Where.
+        seq: u64,
+    },
+}
+
+/// Checks a log line by line, in constant memory.
+#[derive(Debug)]
+pub struct LogVerifier {
+    last_key: Option<LogKey>,
+    first: u64,
+    next: u64,
+    boots: u64,
+    /// The key that signs the next entry, unless that is a boot entry.
+    key: Option<LogKey>,
+    /// The boot that writes the next entry; unknown at the start of a page.
+    boot_id: Option<String>,
+    /// The leaf hash of the last entry; unknown at the start.
+    leaf_hash: Option<String>,
+}
+
+impl LogVerifier {
+    /// A verifier that has seen nothing yet.
+    #[must_use]
+    pub fn new(expectations: Expectations) -> Self {
+        let Expectations { start, last_key } = expectations;
+        let (first, key) = match start {
+            Start::Beginning => (0, None),
+            Start::Page { seq, key } => (seq, Some(key)),
+        };
+        Self {
+            last_key,
+            first,
+            next: first,
+            boots: 0,
+            key,
+            boot_id: None,
+            leaf_hash: None,
+        }
+    }
+
+    /// Checks the next line.
+    ///
+    /// # Errors
+    /// The first fault in it. A verifier that found a fault stays where it was.
+    pub fn push(&mut self, line: &str) -> Result<(), LogFault> {
+        let seq = self.next;
+        let signed = SignedEntry::parse(line).map_err(|why| LogFault::Line { seq, why })?;
+        if signed.seq != seq {
+            return Err(LogFault::WrongNumber {
+                expected: seq,
+                found: signed.seq,
+            });
+        }
+        if signed.entry.len() > MAX_ENTRY {
+            return Err(LogFault::TooLarge {
+                seq,
+                size: signed.entry.len(),
+            });
+        }
+        let head = Head::parse(seq, &signed.entry)?;
+        if head.seq != seq {
+            return Err(LogFault::Renumbered {
+                seq,
+                signed: head.seq,
+            });
+        }
+
+        let boot = if head.kind == "boot" {
+            Some(self.boot(seq, &signed)?)
+        } else {
+            None
+        };
+        let key = boot
+            .as_ref()
+            .or(self.key.as_ref())
+            .ok_or(LogFault::NoBoot { seq })?;
+        if boot.is_none()
+            && let Some(expected) = &self.boot_id
+            && *expected != head.boot_id
+        {
+            let expected = expected.clone();
+            return Err(LogFault::WrongBoot {
+                seq,
+                expected,
+                found: head.boot_id,
+            });
+        }
+        if !key.verifies(&signed.entry, &signed.signature) {
+            return Err(LogFault::BadSignature { seq });
+        }
+
+        if boot.is_some() {
+            self.boots += 1;
+            self.key = boot;
+        }
+        self.boot_id = Some(head.boot_id);
+        self.leaf_hash = Some(leaf_hash_hex(signed.entry.as_bytes()));
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Says what was checked.
+    ///
+    /// # Errors
+    /// When there was no line, or the last one is not signed with [`Expectations::last_key`].
+    pub fn finish(self) -> Result<LogSummary, LogFault> {
+        let (Some(key), Some(boot_id), Some(leaf_hash)) = (self.key, self.boot_id, self.leaf_hash)
+        else {
+            return Err(LogFault::Empty);
+        };
+        let last_seq = self.next - 1;
+        if self.last_key.is_some_and(|expected| expected != key) {
+            return Err(LogFault::WrongKey { seq: last_seq });
+        }
+        Ok(LogSummary {
+            entries: self.next - self.first,
+            boots: self.boots,
+            first_seq: self.first,
+            last_seq,
+            last_leaf_hash: leaf_hash,
+            last_boot_id: boot_id,
+            last_key: key,
+        })
+    }
+
+    /// The key that a boot entry lists, once what it says about the entry before it is found true.
+    fn boot(&self, seq: u64, signed: &SignedEntry) -> Result<LogKey, LogFault> {
+        let boot: Boot =
+            serde_json::from_str(&signed.entry).map_err(|_| LogFault::NotAnEntry { seq })?;
+        let key = LogKey::from_pem(&boot.key).map_err(|why| LogFault::BootKey { seq, why })?;
+        let first_line = self.leaf_hash.is_none();
+        if first_line && self.key.as_ref().is_some_and(|expected| *expected != key) {
+            return Err(LogFault::WrongKey { seq });
+        }
+        let truthful = match (&boot.previous, seq.checked_sub(1)) {
+            (None, None) => true,
+            (Some(Previous { seq, leaf_hash }), Some(before)) => {
+                // At the start of a page the entry before it is not at hand.
+                *seq == before
+                    && self
+                        .leaf_hash
+                        .as_ref()
+                        .is_none_or(|known| known == leaf_hash)
+            }
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if truthful {
+            Ok(key)
+        } else {
+            Err(LogFault::WrongPrevious { seq })
+        }
+    }
+}
+
+/// The members that the check itself needs. Kinds that this build does not know are checked like any other.
+#[derive(Deserialize)]
+struct Head {
+    seq: u64,
+    boot_id: String,
+    kind: String,
+}
+
+impl Head {
+    fn parse(seq: u64, entry: &str) -> Result<Self, LogFault> {
+        let value: serde_json::Value =
+            serde_json::from_str(entry).map_err(|_| LogFault::NotAnEntry { seq })?;
+        // A duplicate member, a blank or another spelling of a number is lost in `value`, so the texts differ.
+        match to_canonical_json(&value) {
+            Ok(canonical) if canonical == entry => {}
+            _ => return Err(LogFault::NotCanonical { seq }),
+        }
+        serde_json::from_value(value).map_err(|_| LogFault::NotAnEntry { seq })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use dshield_common::log::entry::{Entry, Event, Record};
+    use p256::ecdsa::SigningKey;
+    use p256::ecdsa::signature::Signer;
+
+    use super::*;
+
+    /// Writes logs as an agent does, and as a forger would.
+    struct Log {
+        key: SigningKey,
+        boot_id: String,
+        entries: Vec<SignedEntry>,
+    }
+
+    impl Log {
+        /// Two boots: entries 0 to 3 of the first, 4 to 6 of the second.
+        fn new() -> Self {
+            let mut log = Self {
+                key: key(1),
+                boot_id: String::new(),
+                entries: Vec::new(),
+            };
+            for (boot, events) in [(1, 3), (2, 2)] {
+                log.boot(boot);
+                for count in 0..events {
+                    log.push(Event::Lost {
+                        count,
+                        source: "test".to_owned(),
+                    });
+                }
+            }
+            log
+        }
+
+        fn boot(&mut self, number: u8) {
+            self.key = key(number);
+            self.boot_id = format!("{number:032x}");
+            let previous = self.entries.last().map(|last| Previous {
+                seq: last.seq,
+                leaf_hash: leaf_hash_hex(last.entry.as_bytes()),
+            });
+            let key = log_key(number).to_pem();
+            let version = "0".to_owned();
+            let sha256 = BTreeMap::new();
+            self.push(Event::Boot(Boot {
+                version,
+                key,
+                sha256,
+                memory_only: false,
+                previous,
+            }));
+        }
+
+        fn push(&mut self, event: Event) {
+            let seq = self.entries.len() as u64;
+            let entry = Entry {
+                seq,
+                time: "2026-01-02T03:04:05.000006Z".to_owned(),
+                boot_id: self.boot_id.clone(),
+                record: Record::agent(event),
+            };
+            let entry = entry.canonical().unwrap();
+            let signature = sign(&self.key, &entry);
+            self.entries.push(SignedEntry {
+                seq,
+                entry,
+                signature,
+            });
+        }
+
+        /// Replaces text inside an entry and signs it again with the key of boot `signer`.
+        fn forge(&mut self, at: usize, from: &str, to: &str, signer: u8) {
+            let entry = &mut self.entries[at];
+            assert!(entry.entry.contains(from), "{}", entry.entry);
+            entry.entry = entry.entry.replacen(from, to, 1);
+            entry.signature = sign(&key(signer), &entry.entry);
+        }
+
+        fn lines(&self) -> Vec<String> {
+            self.entries.iter().map(SignedEntry::to_line).collect()
+        }
+
+        fn verdict(&self) -> Result<LogSummary, LogFault> {
+            verify_lines(self.lines(), Expectations::default())
+        }
+    }
+
+    fn key(number: u8) -> SigningKey {
+        SigningKey::from_slice(&[number; 32]).unwrap()
+    }
+
+    fn log_key(number: u8) -> LogKey {
+        LogKey(*key(number).verifying_key())
+    }
+
+    fn sign(key: &SigningKey, entry: &str) -> Vec<u8> {
+        let signature: Signature = key.sign(entry.as_bytes());
+        signature.to_der().as_bytes().to_vec()
+    }
+
+    fn expecting(number: u8) -> Expectations {
+        Expectations {
+            start: Start::Beginning,
+            last_key: Some(log_key(number)),
+        }
+    }
+
+    #[test]
+    fn a_true_log_passes_and_is_summed_up() {
+        let log = Log::new();
+        let summary = verify_lines(log.lines(), expecting(2)).unwrap();
+        let last = &log.entries[6];
+        assert_eq!((summary.entries, summary.boots), (7, 2));
+        assert_eq!((summary.first_seq, summary.last_seq), (0, 6));
+        assert_eq!(summary.last_leaf_hash, leaf_hash_hex(last.entry.as_bytes()));
+        assert_eq!(summary.last_boot_id, format!("{:032x}", 2));
+        assert_eq!(summary.last_key, log_key(2));
+    }
+
+    #[test]
+    fn a_log_whose_last_key_is_not_the_attested_one_fails() {
+        let verdict = verify_lines(Log::new().lines(), expecting(1));
+        assert_eq!(verdict, Err(LogFault::WrongKey { seq: 6 }));
+    }
+
+    #[test]
+    fn nothing_does_not_pass_for_a_log() {
+        let nothing: [&str; 0] = [];
+        assert_eq!(
+            verify_lines(nothing, Expectations::default()),
+            Err(LogFault::Empty)
+        );
+        let start = Start::Page {
+            seq: 3,
+            key: log_key(1),
+        };
+        let page = Expectations {
+            start,
+            last_key: Some(log_key(1)),
+        };
+        assert_eq!(verify_lines(nothing, page), Err(LogFault::Empty));
+    }
+
+    #[test]
+    fn a_changed_character_fails() {
+        let mut log = Log::new();
+        log.entries[2].entry = log.entries[2].entry.replace("test", "tesu");
+        assert_eq!(log.verdict(), Err(LogFault::BadSignature { seq: 2 }));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_signature_fails() {
+        for bit in 0..Log::new().entries[1].signature.len() * 8 {
+            let mut log = Log::new();
+            log.entries[1].signature[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(
+                log.verdict(),
+                Err(LogFault::BadSignature { seq: 1 }),
+                "bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_line_fails() {
+        let lines = Log::new().lines();
+        for bit in 0..lines[2].len() * 8 {
+            let mut bytes = lines[2].clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Ok(changed) = String::from_utf8(bytes) else {
+                continue;
+            };
+            let mut lines = lines.clone();
+            lines[2] = changed;
+            assert!(
+                verify_lines(lines, Expectations::default()).is_err(),
+                "bit {bit}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_removed_line_fails() {
+        for at in 0..6 {
+            let mut log = Log::new();
+            log.entries.remove(at);
+            let (expected, found) = (at as u64, at as u64 + 1);
+            assert_eq!(
+                log.verdict(),
+                Err(LogFault::WrongNumber { expected, found })
+            );
+        }
+    }
+
+    #[test]
+    fn a_repeated_line_fails() {
+        let mut log = Log::new();
+        log.entries.insert(3, log.entries[2].clone());
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::WrongNumber {
+                expected: 3,
+                found: 2
+            })
+        );
+    }
+
+    #[test]
+    fn swapped_lines_fail() {
+        let mut log = Log::new();
+        log.entries.swap(1, 2);
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::WrongNumber {
+                expected: 1,
+                found: 2
+            })
+        );
+        // Also when the outside of the lines is made to look right.
+        log.entries[1].seq = 1;
+        log.entries[2].seq = 2;
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::Renumbered { seq: 1, signed: 2 })
+        );
+    }
+
+    #[test]
+    fn lines_renumbered_to_hide_a_removed_one_fail() {
+        let mut log = Log::new();
+        log.entries.remove(2);
+        for (seq, entry) in (0..).zip(&mut log.entries) {
+            entry.seq = seq;
+        }
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::Renumbered { seq: 2, signed: 3 })
+        );
+    }
+
+    #[test]
+    fn an_entry_signed_by_a_foreign_key_fails() {
+        for (at, signer) in [(0, 9), (2, 9), (2, 2), (4, 1), (5, 1)] {
+            let mut log = Log::new();
+            let entry = log.entries[at].entry.clone();
+            log.entries[at].signature = sign(&key(signer), &entry);
+            assert_eq!(
+                log.verdict(),
+                Err(LogFault::BadSignature { seq: at as u64 })
+            );
+        }
+    }
+
+    #[test]
+    fn a_boot_entry_that_replaces_the_end_of_the_boot_before_it_fails() {
+        // The holder of the second key drops entry 3, and lets the boot follow entry 2 under number 3.
+        let mut log = Log::new();
+        log.entries.truncate(3);
+        log.boot(2);
+        assert!(
+            log.verdict().is_ok(),
+            "cut before the second boot began: not to be seen here"
+        );
+        for (from, to) in [
+            ("\"seq\":2", "\"seq\":1"),
+            ("\"leaf_hash\":\"", "\"leaf_hash\":\"0"),
+        ] {
+            let mut log = Log::new();
+            let part = log.entries[4].entry.find("\"previous\"").unwrap();
+            assert!(log.entries[4].entry[part..].contains("\"seq\":3"));
+            let (from, to) = (from.replace('2', "3"), to.replace('1', "2"));
+            log.forge(4, &from, &to, 2);
+            assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
+        }
+    }
+
+    #[test]
+    fn an_entry_changed_by_the_holder_of_an_old_key_shows_at_the_next_boot() {
+        let mut log = Log::new();
+        log.forge(3, "test", "tesu", 1);
+        assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
+    }
+
+    #[test]
+    fn a_first_boot_that_claims_a_past_and_a_later_one_that_denies_it_fail() {
+        let mut log = Log::new();
+        log.entries.truncate(4);
+        log.boot_id = format!("{:032x}", 3);
+        log.key = key(3);
+        let (version, key) = ("0".to_owned(), log_key(3).to_pem());
+        let (sha256, previous) = (BTreeMap::new(), None);
+        log.push(Event::Boot(Boot {
+            version,
+            key,
+            sha256,
+            memory_only: false,
+            previous,
+        }));
+        assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
+    }
+
+    #[test]
+    fn a_log_that_does_not_begin_with_a_boot_entry_fails() {
+        let mut log = Log {
+            key: key(1),
+            boot_id: "0".repeat(32),
+            entries: Vec::new(),
+        };
+        log.push(Event::Tamper {
+            what: "test".to_owned(),
+        });
+        assert_eq!(log.verdict(), Err(LogFault::NoBoot { seq: 0 }));
+    }
+
+    #[test]
+    fn an_entry_of_another_boot_fails_even_when_rightly_signed() {
+        let mut log = Log::new();
+        let (old, new) = (format!("{:032x}", 1), format!("{:032x}", 7));
+        log.forge(2, &old, &new, 1);
+        let fault = LogFault::WrongBoot {
+            seq: 2,
+            expected: old,
+            found: new,
+        };
+        assert_eq!(log.verdict(), Err(fault));
+    }
+
+    #[test]
+    fn an_entry_that_is_not_canonical_fails_even_when_rightly_signed() {
+        for (from, to) in [
+            ("\"seq\":2", "\"seq\": 2"),
+            ("\"seq\":2", "\"seq\":2.0"),
+            ("\"seq\":2", "\"seq\":1,\"seq\":2"),
+            ("\"test\"", "\"\\u0074est\""),
+            ("{\"boot_id\"", "{\"a\":{\"c\":0,\"b\":0},\"boot_id\""),
+            ("{\"boot_id\"", "{\"z\":0,\"boot_id\""),
+        ] {
+            let mut log = Log::new();
+            log.forge(2, from, to, 1);
+            assert_eq!(
+                log.verdict(),
+                Err(LogFault::NotCanonical { seq: 2 }),
+                "{to}"
+            );
+        }
+    }
+
+    #[test]
+    fn entries_of_a_kind_that_this_build_does_not_know_are_checked_like_any_other() {
+        let mut log = Log::new();
+        log.forge(2, "\"lost\"", "\"from_the_future\"", 1);
+        assert!(log.verdict().is_ok());
+        log.entries[2].signature = sign(&key(9), "");
+        assert_eq!(log.verdict(), Err(LogFault::BadSignature { seq: 2 }));
+    }
+
+    #[test]
+    fn what_is_no_entry_fails() {
+        let mut log = Log::new();
+        for (entry, fault) in [
+            ("", LogFault::NotAnEntry { seq: 2 }),
+            ("{", LogFault::NotAnEntry { seq: 2 }),
+            ("null", LogFault::NotAnEntry { seq: 2 }),
+            ("{\"seq\":2}", LogFault::NotAnEntry { seq: 2 }),
+        ] {
+            log.entries[2].entry = entry.to_owned();
+            assert_eq!(log.verdict(), Err(fault));
+        }
+        log.entries[2].entry = format!("\"{}\"", "x".repeat(MAX_ENTRY));
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::TooLarge {
+                seq: 2,
+                size: MAX_ENTRY + 2
+            })
+        );
+        let verdict = verify_lines(["not a line"], Expectations::default());
+        assert_eq!(
+            verdict,
+            Err(LogFault::Line {
+                seq: 0,
+                why: LineError::Form
+            })
+        );
+    }
+
+    #[test]
+    fn a_boot_entry_without_a_key_fails() {
+        let mut log = Log::new();
+        log.forge(0, "BEGIN PUBLIC", "BEGIN PIBLUC", 1);
+        assert_eq!(
+            log.verdict(),
+            Err(LogFault::BootKey {
+                seq: 0,
+                why: KeyError
+            })
+        );
+    }
+
+    #[test]
+    fn a_page_passes_with_the_key_of_its_boot_only() {
+        let lines = Log::new().lines();
+        let page = |seq: u64, number| {
+            let start = Start::Page {
+                seq,
+                key: log_key(number),
+            };
+            let from = usize::try_from(seq).unwrap();
+            verify_lines(
+                &lines[from..],
+                Expectations {
+                    start,
+                    last_key: Some(log_key(2)),
+                },
+            )
+        };
+        assert_eq!(page(2, 1).unwrap().boots, 1);
+        assert_eq!(page(4, 2).unwrap().first_seq, 4);
+        assert_eq!(page(5, 2).unwrap().entries, 2);
+        assert_eq!(page(2, 2), Err(LogFault::BadSignature { seq: 2 }));
+        assert_eq!(page(4, 1), Err(LogFault::WrongKey { seq: 4 }));
+        let start = Start::Page {
+            seq: 3,
+            key: log_key(1),
+        };
+        let verdict = verify_lines(
+            &lines[2..],
+            Expectations {
+                start,
+                last_key: None,
+            },
+        );
+        assert_eq!(
+            verdict,
+            Err(LogFault::WrongNumber {
+                expected: 3,
+                found: 2
+            })
+        );
+    }
+
+    #[test]
+    fn after_a_fault_a_verifier_waits_for_the_right_line() {
+        let lines = Log::new().lines();
+        let mut verifier = LogVerifier::new(Expectations::default());
+        verifier.push(&lines[0]).unwrap();
+        assert!(verifier.push(&lines[2]).is_err());
+        verifier.push(&lines[1]).unwrap();
+        assert_eq!(verifier.finish().unwrap().last_seq, 1);
+    }
+}
