@@ -1,11 +1,12 @@
 //! The log as anyone can read it: pages, key, signatures, stream.
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::Duration;
 
 use dshield_common::log::entry::Event;
 use dshield_tests::agent::{Agent, Egress, Function, Line, Project};
-use dshield_tests::requires::require_root;
+use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed;
 use dshield_tests::standin::Standin;
 use serde_json::json;
@@ -63,6 +64,30 @@ fn the_log_begins_with_the_boot_and_the_policy_in_force() {
     }
     assert!(boot.sha256.contains_key("agent"));
     assert_eq!(policy.functions, ["native"]);
+}
+
+/// What an auditor without our software would do.
+#[test]
+fn openssl_alone_can_check_every_signature() {
+    if !requires("openssl") {
+        return;
+    }
+    let Some((project, agent)) = agent() else { return };
+    let _ = agent.call("native", &json!({"do": "echo"}));
+    let log = agent.log();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = project.folder().join(name);
+        std::fs::write(&path, bytes).expect("the folder is ours");
+        path
+    };
+    let key = file("key.pem", log.key.as_bytes());
+    for line in &log.lines {
+        let (entry, signature) = (file("entry", line.canonical.as_bytes()), file("signature", &line.signature));
+        let mut openssl = Command::new("openssl");
+        openssl.args(["dgst", "-sha256", "-verify"]).arg(&key).arg("-signature").arg(signature).arg(entry);
+        let output = openssl.output().expect("openssl starts");
+        assert!(output.status.success(), "{}: {}", line.text, String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 #[test]

@@ -106,7 +106,8 @@ async fn drive(event: &Value) -> Result<Value, Stop> {
     let number = |field: &str, default: u64| event[field].as_u64().unwrap_or(default);
     let load = Load {
         host: text(event, "host")?.to_owned(),
-        address: None,
+        // To go past D-Shield, for comparison.
+        address: if event["address"].is_string() { Some(address(event)?) } else { None },
         port: 443,
         bundle: bundle()?,
         path: text(event, "path")?.to_owned(),

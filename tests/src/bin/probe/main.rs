@@ -1,9 +1,11 @@
 //! A native function for the tests: it does what its event says and answers what happened.
 //!
 //! It is a custom runtime for the Lambda Runtime API, as anyone would write one: fetch the next invocation,
-//! act, post the answer. Given an event as its argument it acts once and prints the answer. `{"failed": step, "why": text}` is the answer when a step did not work.
+//! act, post the answer. Given an event as its argument it acts once and prints the
+//! answer; given `serve` it acts for plain HTTP. `{"failed": step, "why": text}` is the answer when a step did not work.
 mod actions;
 mod https;
+mod serve;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,6 +19,9 @@ const NEXT: Duration = Duration::from_secs(365 * 24 * 3600);
 fn main() -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(event) = std::env::args().nth(1) {
+        if event == "serve" {
+            return runtime.block_on(serve::serve());
+        }
         let (_, answer) = runtime.block_on(act(&serde_json::from_str(&event)?));
         println!("{answer}");
         return Ok(());
