@@ -54,7 +54,8 @@ impl Language {
     fn serve(self) -> Result<Command, Error> {
         let script = |interpreter: &str, file: &str| {
             let mut command = Command::new(interpreter);
-            command.arg(self.code().join(file));
+            // The sources stay as they are: no __pycache__.
+            command.env("PYTHONDONTWRITEBYTECODE", "1").arg(self.code().join(file));
             command
         };
         Ok(match self {
@@ -76,7 +77,7 @@ impl Language {
                 let mut command = Command::new("/usr/bin/python3");
                 let run = "import sys, json; sys.path.insert(0, sys.argv[1]); import app; \
                     print(json.dumps(app.handler(json.loads(sys.argv[2]), None)))";
-                command.args(["-c", run]).arg(self.code());
+                command.arg("-B").args(["-c", run]).arg(self.code());
                 command
             }
             Self::Node => {
