@@ -159,7 +159,7 @@ fn no_cgroup2() {
     let wrapper =
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, &mounted].map(str::to_owned).to_vec();
     let launch = Launch { wrapper, ..Launch::default() };
-    refuses_to_start(&good(), launch, FAILURE, &["cgroup2"]);
+    refuses_to_start(&good(), launch, FAILURE, &["cgroup"]);
 }
 
 #[test]
