@@ -1,1 +1,36 @@
-//! Harness for the black-box tests.
+//! Harness for the black-box tests, the demo and the benchmarks.
+//!
+//! * [`standin`]: a local upstream that speaks the Messages API and remembers what reached it.
+//! * [`tripwire`]: listeners that nothing may ever reach.
+//! * [`agent`]: starts the real `dshield` binary with a policy, invokes functions, reads the log.
+//! * [`scene`]: the three together, as most tests need them.
+//! * [`client`], [`load`], [`wait`], [`requires`]: HTTP, keep-alive load, deadlines, skipping.
+//!
+//! A test describes a [`agent::Project`]; what comes out are answers, log entries and what arrived outside.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+mod background;
+pub mod client;
+pub mod load;
+pub mod requires;
+pub mod scene;
+pub mod standin;
+pub mod tripwire;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// The workspace's folder, for examples and function code.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().map_or_else(|| tests.clone(), PathBuf::from)
+}
+
+/// A binary of this workspace, beside or above the running one in `target/<profile>`.
+#[must_use]
+pub fn built(name: &str) -> Option<PathBuf> {
+    let running = std::env::current_exe().ok()?;
+    running.ancestors().skip(1).take(3).map(|folder| folder.join(name)).find(|path| path.is_file())
+}

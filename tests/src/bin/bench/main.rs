@@ -1,0 +1,79 @@
+//! `cargo xtask bench`: each figure beside the same work without D-Shield, measured in the same run.
+mod appends;
+mod egress;
+mod invoke;
+mod table;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use dshield_tests::client::Error;
+use table::Row;
+
+const USAGE: &str = "usage: bench [--quick]
+
+Measures warm invocations, cold starts, inspected keep-alive traffic and durable log appends, each beside the
+same work without D-Shield. Needs root. About a minute and a half; with --quick about twenty seconds.";
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Invocations of a warm function.
+    warm: usize,
+    /// Cold starts of each runtime.
+    cold: usize,
+    /// How long each load runs.
+    load: Duration,
+}
+
+const QUICK: Effort = Effort { warm: 200, cold: 5, load: Duration::from_secs(1) };
+const FULL: Effort = Effort { warm: 2000, cold: 15, load: Duration::from_secs(8) };
+
+/// One measurement: rows for the table.
+type Measure = fn(Effort) -> Result<Vec<Row>, Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let effort = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => FULL,
+        ["--quick"] => QUICK,
+        ["--help" | "-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("the benchmarks run the real agent, which takes root; run them with sudo");
+        return ExitCode::FAILURE;
+    }
+    if cfg!(debug_assertions) {
+        eprintln!("this is a debug build: the figures say little; use `cargo xtask bench`");
+    }
+    let measures: [(&str, Measure); 4] = [
+        ("warm invocations", invoke::warm),
+        ("cold starts", invoke::cold),
+        ("inspected keep-alive requests", egress::keep_alive),
+        ("durable log appends", appends::durable),
+    ];
+    let (mut rows, mut failed) = (Vec::new(), false);
+    for (what, measure) in measures {
+        let started = Instant::now();
+        eprint!("{what} …");
+        match measure(effort) {
+            Ok(measured) => {
+                eprintln!(" {:.0} s", started.elapsed().as_secs_f64());
+                rows.extend(measured);
+            }
+            Err(error) => {
+                eprintln!(" failed: {error}");
+                failed = true;
+            }
+        }
+    }
+    table::print(&rows);
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,46 @@
+//! What a test needs from the machine. A missing thing skips the test with a line that says so, and, where
+//! `DSHIELD_SKIP_FILE` names a file, with a line `test: why` in it: a run that skipped something must show it.
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+/// True when running as root.
+#[must_use]
+pub fn require_root() -> bool {
+    have(nix::unistd::geteuid().is_root(), "not root: enforcement needs root; run the tests with sudo")
+}
+
+/// True when `program` is in a folder that the sandbox shows to functions.
+#[must_use]
+pub fn requires(program: &str) -> bool {
+    let found =
+        ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
+    have(found, &format!("{program} is not installed system-wide"))
+}
+
+/// True when the system's Python has this module.
+#[must_use]
+pub fn requires_python_module(module: &str) -> bool {
+    let import = Command::new("/usr/bin/python3")
+        .args(["-c", &format!("import {module}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let found = import.is_ok_and(|status| status.success());
+    have(found, &format!("Python has no module {module}; apt-get install python3-{module}"))
+}
+
+fn have(found: bool, why_not: &str) -> bool {
+    if !found {
+        eprintln!("skipped: {why_not}");
+        if let Some(path) = std::env::var_os("DSHIELD_SKIP_FILE") {
+            let thread = std::thread::current();
+            let line = format!("{}: {why_not}\n", thread.name().unwrap_or("a test"));
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+            // One write, so that lines of tests that run side by side stay whole.
+            let kept = file.and_then(|mut file| file.write_all(line.as_bytes()));
+            kept.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+    found
+}

@@ -1,0 +1,34 @@
+//! The stand-in's identity: a certificate authority of its own and a leaf for the names it plays.
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+
+/// Makes the authority (PEM) and a server configuration with a leaf for `names`, valid for HTTP/1.1.
+pub(super) fn identity(names: &[&str]) -> (String, Arc<ServerConfig>) {
+    let ca_key = KeyPair::generate().expect("the random source works");
+    let mut ca = CertificateParams::default();
+    ca.distinguished_name.push(DnType::CommonName, "D-Shield test upstream CA");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let ca_pem = ca.self_signed(&ca_key).expect("the parameters are complete").pem();
+    let issuer = Issuer::new(ca, ca_key);
+
+    let leaf_key = KeyPair::generate().expect("the random source works");
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut leaf = CertificateParams::new(names).expect("the names are host names");
+    leaf.use_authority_key_identifier_extension = true;
+    let leaf = leaf.signed_by(&leaf_key, &issuer).expect("the issuer may sign");
+    let key = PrivatePkcs8KeyDer::from(leaf_key.serialize_der());
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has the default versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], key.into())
+        .expect("the key belongs to the certificate");
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    (ca_pem, Arc::new(config))
+}

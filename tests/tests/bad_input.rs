@@ -1,0 +1,242 @@
+//! Whatever is wrong at the start: one clear sentence, an exit code, nothing left behind.
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use dshield_tests::agent::{Agent, Code, Function, Launch, Leftovers, Project, StartError, binary, cgroup2};
+use dshield_tests::requires::{require_root, requires};
+use serde_json::json;
+
+const USAGE: &[i32] = &[2];
+const FAILURE: &[i32] = &[1];
+/// The policy is both the caller's argument and a file that turned out bad.
+const POLICY: &[i32] = &[1, 2];
+
+/// The agent does not start, says these words and leaves nothing.
+#[track_caller]
+fn refuses_to_start(project: &Project, launch: Launch, codes: &[i32], words: &[&str]) {
+    let error = match Agent::launch(project, launch) {
+        Ok(agent) => panic!("it started:\n{}", agent.stderr()),
+        Err(error) => error,
+    };
+    check(&error, codes, words);
+}
+
+#[track_caller]
+fn check(error: &StartError, codes: &[i32], words: &[&str]) {
+    assert!(error.code.is_some_and(|code| codes.contains(&code)), "expected one of {codes:?}: {error}");
+    assert_eq!(error.stdout, "", "{error}");
+    for word in words {
+        assert!(error.stderr.to_lowercase().contains(&word.to_lowercase()), "it does not say {word:?}: {error}");
+    }
+    for noise in ["panicked", "RUST_BACKTRACE", "Os {", "Error {", "unwrap"] {
+        assert!(!error.stderr.contains(noise), "not written for people: {error}");
+    }
+    assert!(error.stderr.trim().lines().count() <= 4, "one sentence would do: {error}");
+    assert_eq!(error.left, Vec::<String>::new(), "{error}");
+}
+
+fn good() -> Project {
+    Project::new().with(&Function::probe("native"))
+}
+
+fn config(project: &Project, text: &str) -> Launch {
+    let path = project.folder().join("other.toml");
+    std::fs::write(&path, text).expect("the folder is ours");
+    Launch { config: Some(path), ..Launch::default() }
+}
+
+#[test]
+fn an_unreadable_policy() {
+    if !require_root() {
+        return;
+    }
+    let launch = Launch { config: Some(PathBuf::from("/no/such/dshield.toml")), ..Launch::default() };
+    refuses_to_start(&good(), launch, POLICY, &["/no/such/dshield.toml", "no such file"]);
+}
+
+#[test]
+fn an_empty_policy() {
+    if !require_root() {
+        return;
+    }
+    let project = good();
+    let launch = config(&project, "");
+    refuses_to_start(&project, launch, POLICY, &["other.toml", "function"]);
+}
+
+#[test]
+fn a_policy_that_is_not_toml() {
+    if !require_root() {
+        return;
+    }
+    let project = good();
+    let launch = config(&project, "[[function]\nname = \"x\"\n");
+    refuses_to_start(&project, launch, POLICY, &["other.toml:1:"]);
+}
+
+#[test]
+fn an_unknown_runtime_with_the_nearest_one() {
+    if !require_root() {
+        return;
+    }
+    let project = Project::new().with(&Function::new("f", "pyhton3", Code::Files(Vec::new())));
+    refuses_to_start(&project, Launch::default(), POLICY, &["dshield.toml:3:11", "pyhton3", "python3"]);
+}
+
+#[test]
+fn a_missing_code_folder() {
+    if !require_root() {
+        return;
+    }
+    let missing = Code::Folder(PathBuf::from("/no/such/code"));
+    let project = Project::new().with(&Function::new("f", "native", missing));
+    refuses_to_start(&project, Launch::default(), POLICY, &["/no/such/code", "f"]);
+}
+
+#[test]
+fn native_code_without_a_bootstrap() {
+    if !require_root() {
+        return;
+    }
+    let code = Code::Files(vec![("main.txt".into(), "nothing".into())]);
+    let project = Project::new().with(&Function::new("f", "native", code));
+    refuses_to_start(&project, Launch::default(), POLICY, &["bootstrap"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    if !require_root() {
+        return;
+    }
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listen = taken.local_addr().expect("it is bound").to_string();
+    let launch = Launch { listen: listen.clone(), ..Launch::default() };
+    refuses_to_start(&good(), launch, FAILURE, &[&listen, "in use"]);
+}
+
+#[test]
+fn a_state_folder_that_is_a_file() {
+    if !require_root() {
+        return;
+    }
+    let project = good();
+    let file = project.folder().join("file");
+    std::fs::write(&file, "").expect("the folder is ours");
+    let launch = Launch { state: Some(file.clone()), ..Launch::default() };
+    refuses_to_start(&project, launch, FAILURE, &[&file.to_string_lossy()]);
+}
+
+#[test]
+fn not_root() {
+    if !require_root() || !requires("setpriv") {
+        return;
+    }
+    // A copy, because `nobody` may not look into every folder above the build.
+    let project = good();
+    let folder = project.folder();
+    let own = folder.join("dshield");
+    std::fs::copy(binary(), &own).expect("the binary can be read");
+    let state = folder.join("nobodys");
+    std::fs::create_dir(&state).expect("the folder is ours");
+    for path in [folder, own.as_path()] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).expect("ours");
+    let wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].map(str::to_owned).to_vec();
+    let launch = Launch { binary: Some(own), wrapper, state: Some(state), ..Launch::default() };
+    refuses_to_start(&project, launch, FAILURE, &["root"]);
+}
+
+#[test]
+fn no_cgroup2() {
+    if !require_root() || !requires("unshare") {
+        return;
+    }
+    let mounted = cgroup2().expect("this machine has cgroup2").to_string_lossy().into_owned();
+    let hide = "umount -R -l \"$0\" && exec \"$@\"";
+    let wrapper =
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", hide, &mounted].map(str::to_owned).to_vec();
+    let launch = Launch { wrapper, ..Launch::default() };
+    refuses_to_start(&good(), launch, FAILURE, &["cgroup"]);
+}
+
+#[test]
+fn a_corrupt_log_is_not_started_upon_and_not_overwritten() {
+    if !require_root() {
+        return;
+    }
+    let project = good();
+    let mut agent = Agent::start(&project);
+    let _ = agent.call("native", &json!({"do": "echo"}));
+    assert_eq!(agent.stop(), Some(0));
+    let databases: Vec<_> = files(&project.state()).into_iter().filter(|path| is_redb(path.as_path())).collect();
+    let [database] = &databases[..] else { panic!("one log: {databases:?}") };
+    let whole = std::fs::read(database).expect("root reads everything");
+
+    let mut headless = whole.clone();
+    headless[..512].fill(0xA5);
+    let mut hollow = whole.clone();
+    let length = hollow.len();
+    hollow[4096..length.min(4096 + 64 * 1024)].fill(0xA5);
+    for damaged in [headless, hollow, whole[..whole.len() / 2].to_vec(), b"not a database".to_vec()] {
+        std::fs::write(database, &damaged).expect("the folder is ours");
+        refuses_to_start(&project, Launch::default(), FAILURE, &["log", &database.to_string_lossy()]);
+        assert_eq!(std::fs::read(database).expect("it is still there").len(), damaged.len(), "evidence was changed");
+    }
+    std::fs::write(database, &whole).expect("the folder is ours");
+    assert_eq!(Agent::start(&project).log().verify(), Ok(()));
+}
+
+#[test]
+fn wrong_arguments_exit_with_2() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["run"], "--config"),
+        (&["run", "--confg", "x"], "--config"),
+        (&["fly"], "fly"),
+        (&["run", "--config", "x", "--listen", "nowhere"], "nowhere"),
+    ];
+    for (arguments, word) in cases {
+        let output = Command::new(binary()).args(arguments).output().expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(USAGE[0]), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty());
+        assert!(stderr.contains(word), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_name_that_is_not_one_for_a_folder() {
+    if !require_root() {
+        return;
+    }
+    for name in ["", "..", "a/b", "a b", &"x".repeat(300)] {
+        let project = good();
+        let output = Command::new(binary())
+            .args(["run", "--listen", "127.0.0.1:0", "--name", name, "--config"])
+            .arg(project.write())
+            .arg("--state")
+            .arg(project.state())
+            .output()
+            .expect("the binary runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{name:?}: {stderr}");
+        assert!(stderr.contains("name"), "{name:?}: {stderr}");
+    }
+    assert_eq!(Leftovers::of("a b").found(), Vec::<String>::new());
+}
+
+fn files(folder: &std::path::Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { all.extend(files(&path)) } else { all.push(path) }
+    }
+    all
+}
+
+/// redb files begin with this magic number.
+fn is_redb(path: &std::path::Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"redb\x1A\x0A\xA9\x0D\x0A"))
+}
