@@ -1,0 +1,3 @@
+#![no_std]
+#[path = "../../dshield-common/src/abi.rs"]
+pub mod abi;
