@@ -13,9 +13,12 @@ pub const EVERYTHING: [&str; 4] = ["build", "--workspace", "--bins", "--examples
 /// A cargo command in the workspace's root.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo set for us would make the build scripts of an inner cargo run again.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
-        command.env_remove(name);
+    // What cargo set for us as a program it runs: build scripts that watch such a variable would run again.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name.as_ref());
+        }
     }
     command.current_dir(workspace());
     command

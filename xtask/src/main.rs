@@ -26,6 +26,7 @@ usage: cargo xtask <task>
   demo [--live]    build, then show one function whose egress is enforced, told as a story
   test             everything CI runs: format, lints, build, tests, reproducible kernel objects
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
+  reproduce        build the kernel objects in two more folders and compare (test does this too)
   measure [--json] SHA-256 of everything that a statement names
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage; demo and bench pass their program's code through.";
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         ["setup"] => setup::run().map(|()| 0),
         ["test"] => test::run().map(|()| 0),
+        ["reproduce"] => reproduce::run().map(|()| 0),
         ["demo", rest @ ..] => launch::demo(rest),
         ["bench", rest @ ..] => launch::bench(rest),
         ["measure"] => measure::run(false).map(|()| 0),
