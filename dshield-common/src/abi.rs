@@ -38,6 +38,15 @@ pub struct Asker {
     pub comm: [u8; 16],
 }
 
+impl Asker {
+    /// From the map's bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 24]) -> Self {
+        let [p0, p1, p2, p3, u0, u1, u2, u3, comm @ ..] = bytes;
+        Self { pid: u32::from_ne_bytes([p0, p1, p2, p3]), uid: u32::from_ne_bytes([u0, u1, u2, u3]), comm }
+    }
+}
+
 /// One TCP connection as `ds_sockops` sees it before the SYN: key of `DS_ASKERS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +61,20 @@ pub struct FlowKey {
     pub family: u16,
     /// Always zero.
     pub zero: u32,
+}
+
+impl FlowKey {
+    /// The bytes that the kernel compares.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&self.netns.to_ne_bytes());
+        bytes[8..24].copy_from_slice(&self.addr);
+        bytes[24..26].copy_from_slice(&self.port.to_ne_bytes());
+        bytes[26..28].copy_from_slice(&self.family.to_ne_bytes());
+        bytes[28..].copy_from_slice(&self.zero.to_ne_bytes());
+        bytes
+    }
 }
 
 /// Why a kernel program refused: one byte in [`Refusal`], one word in the log.
@@ -78,6 +101,19 @@ impl Reason {
             3 => Some(Self::UdpPort),
             4 => Some(Self::LeavesLo),
             _ => None,
+        }
+    }
+}
+
+impl Reason {
+    /// The stable word for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SocketType => "socket_type",
+            Self::NotSealed => "not_sealed",
+            Self::UdpPort => "udp_port",
+            Self::LeavesLo => "leaves_lo",
         }
     }
 }
@@ -140,6 +176,28 @@ pub struct Refusal {
     pub hook: u8,
     /// [`Reason`].
     pub reason: u8,
+}
+
+impl Refusal {
+    /// From the ring buffer's bytes, or `None` when they have another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.try_into().ok()?;
+        let u64_at = |at: usize| Some(u64::from_ne_bytes(bytes[at..at + 8].try_into().ok()?));
+        let u32_at = |at: usize| Some(u32::from_ne_bytes(bytes[at..at + 4].try_into().ok()?));
+        Some(Self {
+            netns: u64_at(0)?,
+            cgroup: u64_at(8)?,
+            asker: Asker::from_bytes(bytes[16..40].try_into().ok()?),
+            addr: bytes[40..56].try_into().ok()?,
+            family: u32_at(56)?,
+            kind: u32_at(60)?,
+            protocol: u32_at(64)?,
+            port: u16::from_ne_bytes([bytes[68], bytes[69]]),
+            hook: bytes[70],
+            reason: bytes[71],
+        })
+    }
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 32 && size_of::<Refusal>() == 72);

@@ -5,6 +5,8 @@
 //! that object are what is hashed and signed.
 use serde::{Deserialize, Serialize};
 
+use crate::canonical::{CanonicalError, to_canonical_json};
+
 /// An entry as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -17,6 +19,16 @@ pub struct Entry {
     /// What happened, and to whom.
     #[serde(flatten)]
     pub record: Record,
+}
+
+impl Entry {
+    /// The canonical text: its bytes are what is hashed, signed and stored.
+    ///
+    /// # Errors
+    /// When a number is beyond 2⁵³−1, which not every reader of JSON could hold.
+    pub fn canonical(&self) -> Result<String, CanonicalError> {
+        to_canonical_json(self)
+    }
 }
 
 /// What a writer hands to the log; the log numbers, dates and signs it.
@@ -273,4 +285,36 @@ pub struct PolicyInForce {
     pub sha256: String,
     /// Names of the functions it covers.
     pub functions: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_entry_survives_its_canonical_form() {
+        let event = Event::Lost { count: 3, source: "ring buffer".to_owned() };
+        let subject = Subject { function: Some("summarize".to_owned()), ..Subject::default() };
+        let entry = Entry {
+            seq: 9,
+            time: "2026-01-02T03:04:05.000006Z".to_owned(),
+            boot_id: "00112233445566778899aabbccddeeff".to_owned(),
+            record: Record { subject, event },
+        };
+        let text = entry.canonical().unwrap();
+        let expected = concat!(
+            r#"{"boot_id":"00112233445566778899aabbccddeeff","count":3,"function":"summarize","#,
+            r#""kind":"lost","seq":9,"source":"ring buffer","time":"2026-01-02T03:04:05.000006Z"}"#
+        );
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn a_number_beyond_two_to_the_53_has_no_canonical_form() {
+        let event = Event::Lost { count: 1 << 53, source: String::new() };
+        let entry = Entry { seq: 0, time: String::new(), boot_id: String::new(), record: Record::agent(event) };
+        assert!(entry.canonical().is_err());
+    }
 }

@@ -1,0 +1,237 @@
+//! Makes an instance out of its parts, and takes it apart again.
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dshield_common::log::entry::{Event, Lifecycle, Phase, Record};
+use dshield_common::policy::FunctionPolicy;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use super::events::Registry;
+use super::output;
+use crate::config::LoadedFunction;
+use crate::instance::{BoxFuture, Exit, Instance, Running};
+use crate::kernel::{Kernel, KernelError, Leaf, Limits, SealedNetns, Steering};
+use crate::log::Log;
+use crate::proxy::{FunctionEgress, Proxy, ServedSockets, Serving};
+use crate::refusals::Refusals;
+use crate::runtime::{self, LaunchError, Launcher};
+use crate::sandbox::{Child, Filter, Spawner, Spec, trust};
+
+/// User ids of instances: above those that distributions and systemd give away, below 2^31.
+const FIRST_UID: u32 = 1_900_000_000;
+/// Each agent has a range of its own, chosen by its name, so that two agents' instances share none.
+const UIDS_PER_AGENT: u32 = 1 << 16;
+const AGENTS: u32 = 3_000;
+
+const PIDS: u32 = 512;
+
+/// Why an instance could not be made.
+type Cause = Box<dyn Error + Send + Sync>;
+
+/// Makes instances.
+pub(super) struct Launch {
+    kernel: Arc<Kernel>,
+    log: Log,
+    proxy: Proxy,
+    spawner: Arc<Spawner>,
+    filters: Vec<Filter>,
+    registry: Arc<Registry>,
+    first_uid: u32,
+    count: AtomicU32,
+}
+
+impl Launch {
+    pub(super) fn new(
+        kernel: Arc<Kernel>,
+        log: Log,
+        proxy: Proxy,
+        spawner: Spawner,
+        filters: Vec<Filter>,
+        registry: Arc<Registry>,
+    ) -> Self {
+        let name = kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+        // FNV-1a: any spread will do.
+        let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        let first_uid = FIRST_UID + (hash % AGENTS) * UIDS_PER_AGENT;
+        let spawner = Arc::new(spawner);
+        Self { kernel, log, proxy, spawner, filters, registry, first_uid, count: AtomicU32::new(0) }
+    }
+
+    /// The launcher of one function.
+    pub(super) fn launcher(self: &Arc<Self>, policy: Arc<FunctionPolicy>) -> Launcher {
+        let this = self.clone();
+        let egress = this.proxy.function(policy);
+        Arc::new(move |function| {
+            let (this, egress) = (this.clone(), egress.clone());
+            Box::pin(async move {
+                this.launch(&function, egress)
+                    .await
+                    .map_err(|source| LaunchError::Sandbox { function: function.spec.name.to_string(), source })
+            })
+        })
+    }
+
+    async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, Cause> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", function.spec.name);
+        let limits = Limits { memory_bytes: function.spec.memory, pids: PIDS };
+        let kernel = self.kernel.clone();
+        let ground = {
+            let id = id.clone();
+            spawn_blocking(move || Ground::prepare(&kernel, &id, limits)).await??
+        };
+        let Ground { netns, steering, leaf, cgroup } = ground;
+        let SealedNetns { fd, cookie, sockets } = netns;
+        let instance = Arc::new(Instance::new(id, function.policy.clone(), cookie));
+        let refusals = Refusals::new(instance.clone(), self.log.clone());
+        let mut parts = Parts {
+            kernel: self.kernel.clone(),
+            log: self.log.clone(),
+            registry: self.registry.clone(),
+            instance: instance.clone(),
+            refusals: refusals.clone(),
+            leaf: Arc::new(leaf),
+            cgroup,
+            steering,
+            netns: Arc::new(fd),
+            serving: None,
+            pid: None,
+        };
+        self.registry.add(cookie, cgroup, &refusals);
+        let started = async {
+            let (served, runtime_api) = ServedSockets::from_namespace(sockets)?;
+            parts.serving = Some(self.proxy.serve(instance.clone(), egress, refusals, served));
+            let spec = self.spec(function, instance.id(), number);
+            let (spawner, leaf, netns) = (self.spawner.clone(), parts.leaf.clone(), parts.netns.clone());
+            let child = spawn_blocking(move || {
+                let cgroup = leaf.open()?;
+                Ok::<_, Cause>(spawner.spawn(&spec, &cgroup, &netns)?)
+            })
+            .await??;
+            parts.pid = Some(child.pid);
+            let begin = Lifecycle { phase: Phase::Begin, pid: child.pid, reason: None };
+            drop(self.log.enqueue(record(&instance, Event::Function(begin))).await?);
+            Ok::<_, Cause>((runtime_api, child))
+        };
+        match started.await {
+            Ok((runtime_api, child)) => {
+                let exit = watch_child(&instance, child);
+                let at_stop = exit.clone();
+                let stop = Box::new(move || -> BoxFuture<()> { Box::pin(parts.take_apart(Some(at_stop))) });
+                Ok(Running { instance, runtime_api, exit, stop })
+            }
+            Err(cause) => {
+                parts.take_apart(None).await;
+                Err(cause)
+            }
+        }
+    }
+
+    fn spec(&self, function: &LoadedFunction, id: &str, number: u32) -> Spec {
+        let command = runtime::command(function.spec.runtime);
+        let mut env = runtime::environment(function);
+        env.extend(trust::environment());
+        let files = command.files.into_iter();
+        Spec {
+            hostname: id.chars().take(63).collect(),
+            uid: self.first_uid + number % UIDS_PER_AGENT,
+            root: self.kernel.run_dir().join("root"),
+            code: function.code.clone(),
+            ca_bundle: self.kernel.run_dir().join("ca-bundle.pem"),
+            runtime_files: files.map(|(name, text)| (name.to_owned(), text.to_owned())).collect::<BTreeMap<_, _>>(),
+            tmp_bytes: function.spec.memory / 2,
+            argv: command.argv,
+            env,
+            seccomp: self.filters.clone(),
+        }
+    }
+}
+
+/// What an instance stands on before its process starts.
+struct Ground {
+    netns: SealedNetns,
+    steering: Steering,
+    leaf: Leaf,
+    cgroup: u64,
+}
+
+impl Ground {
+    fn prepare(kernel: &Kernel, id: &str, limits: Limits) -> Result<Self, KernelError> {
+        let leaf = kernel.cgroup().leaf(id, limits)?;
+        let sealed = SealedNetns::create().and_then(|netns| Ok((kernel.seal(&netns, id)?, netns)));
+        match sealed.and_then(|sealed| Ok((leaf.id()?, sealed))) {
+            Ok((cgroup, (steering, netns))) => Ok(Self { netns, steering, leaf, cgroup }),
+            Err(error) => {
+                let _ = leaf.destroy();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What must be taken apart when an instance ends.
+struct Parts {
+    kernel: Arc<Kernel>,
+    log: Log,
+    registry: Arc<Registry>,
+    instance: Arc<Instance>,
+    refusals: Arc<Refusals>,
+    leaf: Arc<Leaf>,
+    cgroup: u64,
+    steering: Steering,
+    netns: Arc<OwnedFd>,
+    serving: Option<Serving>,
+    pid: Option<u32>,
+}
+
+impl Parts {
+    async fn take_apart(self, exit: Option<watch::Receiver<Option<Exit>>>) {
+        let Self { kernel, log, registry, instance, refusals, leaf, cgroup, steering, netns, serving, pid } = self;
+        let cookie = instance.netns_cookie();
+        let before = exit.as_ref().and_then(|exit| exit.borrow().clone());
+        // Processes first: while one lives, its walls stand.
+        let removed = spawn_blocking(move || {
+            let removed = leaf.destroy();
+            kernel.unseal(cookie);
+            drop((steering, netns));
+            removed
+        });
+        match removed.await {
+            Ok(Err(error)) => tracing::error!(instance = instance.id(), "{error}"),
+            Err(error) => tracing::error!(instance = instance.id(), "taking the instance apart: {error}"),
+            Ok(Ok(())) => {}
+        }
+        drop(serving);
+        refusals.flush();
+        registry.remove_later(cookie, cgroup);
+        if let Some(pid) = pid {
+            let reason = before.map_or_else(|| "stopped by the agent".to_owned(), |exit| exit.to_string());
+            let end = Lifecycle { phase: Phase::End, pid, reason: Some(reason) };
+            let _ = log.enqueue_now(record(&instance, Event::Function(end)));
+        }
+    }
+}
+
+fn watch_child(instance: &Arc<Instance>, child: Child) -> watch::Receiver<Option<Exit>> {
+    let (pidfd, stdout, stderr) = child.into_parts();
+    output::forward(instance.clone(), "stdout", stdout);
+    output::forward(instance.clone(), "stderr", stderr);
+    let (sender, exit) = watch::channel(None);
+    let id = instance.id().to_owned();
+    tokio::spawn(async move {
+        let ended = Child::wait(pidfd).await.unwrap_or_else(|error| {
+            tracing::error!(instance = id, "cannot wait for the process: {error}");
+            Exit::Code(-1)
+        });
+        let _ = sender.send(Some(ended));
+    });
+    exit
+}
+
+fn record(instance: &Instance, event: Event) -> Record {
+    Record { subject: instance.subject(), event }
+}

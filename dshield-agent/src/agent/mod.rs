@@ -1,0 +1,248 @@
+//! The agent as a whole: brings kernel side, log, proxy, pools and API up in order, and down again.
+//!
+//! In: [`Options`]. Out: a running [`Agent`]. This is the only place that knows all the others.
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dshield_common::log::entry::{Event, PolicyInForce, Record};
+use dshield_common::policy::Policy;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use self::events::Registry;
+use self::launch::Launch;
+use crate::api::{self, ApiState, Deployed};
+use crate::attest::Measurements;
+use crate::config::{self, ConfigError, LoadedConfig};
+use crate::kernel::{Kernel, KernelError, process};
+use crate::log::{BootFacts, Log, LogError, Storage};
+use crate::proxy::{CaError, InspectionCa, Proxy};
+use crate::runtime::Pool;
+use crate::sandbox::{Filter, SandboxError, Spawner, trust};
+
+mod events;
+mod launch;
+mod output;
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The policy file.
+    pub config: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// Where the log is kept.
+    pub state: PathBuf,
+    /// Names the cgroup, the pins and the run-time folder; unique on the machine.
+    pub name: String,
+}
+
+/// Why the agent did not start. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The operator's: the inspection CA could not be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// The operator's: the policy file is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The operator's or the machine's.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The address of the API cannot be used.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The operator's or the disk's.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// `/proc` is missing.
+    #[error("cannot measure the running program: {0}; is /proc mounted?")]
+    Measure(std::io::Error),
+    /// A run-time file cannot be written.
+    #[error("{}: {source}", path.display())]
+    RunDir {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The machine's.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+}
+
+/// A running agent.
+pub struct Agent {
+    address: SocketAddr,
+    kernel: Arc<Kernel>,
+    log: Log,
+    launch: Arc<Launch>,
+    deployed: watch::Sender<Arc<Deployed>>,
+    stop_api: oneshot::Sender<()>,
+    api: JoinHandle<()>,
+    events: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts everything, or nothing.
+    ///
+    /// # Errors
+    /// One sentence with the cause and the fix.
+    pub async fn start(options: Options) -> Result<Self, StartError> {
+        let Options { config, listen, state, name } = options;
+        let config = blocking(move || config::load(&config)).await?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
+        let kernel = Arc::new(kernel);
+        match Self::start_with(config, listener, address, state, kernel.clone(), events).await {
+            Ok(agent) => Ok(agent),
+            Err(error) => {
+                stop_kernel(kernel).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_with(
+        config: LoadedConfig,
+        listener: TcpListener,
+        address: SocketAddr,
+        state: PathBuf,
+        kernel: Arc<Kernel>,
+        events: crate::kernel::Events,
+    ) -> Result<Self, StartError> {
+        let policy = config.deployment.policy.clone();
+        let memory_only = policy.memory_only;
+        let filters = Filter::compile_all()?;
+        let spawner = Spawner::new()?;
+        let ca = Arc::new(InspectionCa::generate()?);
+        let run_dir = kernel.run_dir().to_owned();
+        let ca_pem = ca.pem().to_owned();
+        let (log, filters) = blocking(move || {
+            for (name, content) in [("ca-bundle.pem", trust::bundle(&ca_pem))] {
+                let path = run_dir.join(name);
+                fs::write(&path, content).map_err(|source| StartError::RunDir { path, source })?;
+            }
+            let root = run_dir.join("root");
+            fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
+            let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
+            let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
+            let log = Log::open(storage, BootFacts { version: env!("CARGO_PKG_VERSION").to_owned(), sha256 })?;
+            Ok::<_, StartError>((log, filters))
+        })
+        .await?;
+
+        let asked = kernel.clone();
+        let who_asked = Arc::new(move |netns, source| asked.asker(netns, source).map(|asker| process(&asker)));
+        let proxy = Proxy::new(log.clone(), policy.log_level, ca, who_asked);
+        let registry = Arc::new(Registry::default());
+        let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
+        let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
+        let (deployed, deployment) = watch::channel(Arc::default());
+        let health: api::Health = Arc::new(|| Ok(()));
+        let state = ApiState { log: log.clone(), deployment, health };
+        let (stop_api, stopped) = oneshot::channel::<()>();
+        let mut agent = Self { address, kernel, log, launch, deployed, stop_api, api: tokio::spawn(async {}), events };
+        agent.deploy(&config).await?;
+        agent.api = tokio::spawn(api::serve(listener, state, async move {
+            let _ = stopped.await;
+        }));
+        Ok(agent)
+    }
+
+    /// Where the API listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The limits that this machine cannot enforce on instances.
+    #[must_use]
+    pub fn missing_controllers(&self) -> Vec<&'static str> {
+        self.kernel.cgroup().missing()
+    }
+
+    /// Puts a deployment in force: its policy into the log first, then its functions in place of the
+    /// ones before, whose instances end.
+    ///
+    /// # Errors
+    /// The log does not take the policy; the deployment before stays.
+    pub async fn deploy(&self, config: &LoadedConfig) -> Result<(), StartError> {
+        let policy = &config.deployment.policy;
+        self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
+        let functions: BTreeMap<_, _> = config
+            .functions
+            .iter()
+            .map(|function| {
+                let launcher = self.launch.launcher(function.policy.clone());
+                let pool = Pool::new(function.clone(), launcher, self.log.clone());
+                (function.spec.name.to_string(), Arc::new(pool))
+            })
+            .collect();
+        let policy_sha256 = policy.hash().to_string();
+        let new = Deployed { functions, policy: policy.canonical(), policy_sha256 };
+        let old = self.deployed.send_replace(Arc::new(new));
+        for pool in old.functions.values() {
+            pool.shutdown().await;
+        }
+        Ok(())
+    }
+
+    /// Ends requests, instances, kernel side and log, in this order.
+    pub async fn stop(self) {
+        let Self { kernel, log, deployed, stop_api, api, events, launch, .. } = self;
+        let _ = stop_api.send(());
+        let _ = api.await;
+        for pool in deployed.borrow().functions.values() {
+            pool.shutdown().await;
+        }
+        drop((deployed, launch));
+        events.abort();
+        let _ = events.await;
+        stop_kernel(kernel).await;
+        log.close().await;
+    }
+}
+
+fn in_force(policy: &Policy) -> PolicyInForce {
+    PolicyInForce {
+        sha256: policy.hash().to_string(),
+        functions: policy.functions.iter().map(|function| function.name.to_string()).collect(),
+    }
+}
+
+async fn stop_kernel(kernel: Arc<Kernel>) {
+    let stopped = spawn_blocking(move || kernel.stop()).await;
+    match stopped {
+        Ok(Err(error)) => tracing::error!("{error}"),
+        Err(error) => tracing::error!("stopping the kernel side: {error}"),
+        Ok(Ok(())) => {}
+    }
+}
+
+async fn blocking<T: Send + 'static, E: Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,50 @@
+//! What a request to the `/v1` routes can be told, as `{"error": {"code", "message", …}}`.
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, header};
+use serde_json::json;
+
+use crate::log::LogError;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    /// The caller's.
+    #[error("{parameter} {problem}")]
+    InvalidParameter { parameter: String, problem: &'static str },
+    /// The caller's.
+    #[error("there is no {0}; what there is: /v1/functions, /v1/policy, /v1/log/entries, /healthz, /readyz")]
+    NoSuchRoute(String),
+    /// The caller's.
+    #[error("this path does not take this method")]
+    WrongMethod,
+    /// The caller's: too many others do the same.
+    #[error("too many readers follow the log; read /v1/log/entries, or try again later")]
+    TooManyStreams,
+    /// The operator's.
+    #[error("the log cannot be read; the agent's own output says why")]
+    Log(#[from] LogError),
+    /// The operator's.
+    #[error("not ready: {0}")]
+    NotReady(String),
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code) = match &self {
+            Self::InvalidParameter { .. } => (StatusCode::BAD_REQUEST, "invalid_parameter"),
+            Self::NoSuchRoute(_) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
+            Self::Log(cause) => {
+                tracing::error!("the log could not be read: {cause}");
+                (StatusCode::SERVICE_UNAVAILABLE, "log_unreadable")
+            }
+            Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+        };
+        let mut error = json!({ "code": code, "message": self.to_string() });
+        if let Self::InvalidParameter { parameter, .. } = &self {
+            error["parameter"] = json!(parameter);
+        }
+        let body = json!({ "error": error }).to_string();
+        (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}

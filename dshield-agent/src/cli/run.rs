@@ -1,0 +1,88 @@
+//! `dshield run`: the agent in the foreground, until SIGTERM or SIGINT.
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{Agent, Options, StartError};
+
+/// What `dshield run` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// The policy file.
+    #[arg(long, value_name = "FILE", default_value = "dshield.toml")]
+    config: PathBuf,
+    /// Where the API listens.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// The folder that keeps the log.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/dshield")]
+    state: PathBuf,
+    /// Names the cgroup and the pins; two agents on one machine need two names.
+    #[arg(long, value_name = "NAME", default_value = "dshield")]
+    name: String,
+}
+
+/// Runs the agent.
+pub(super) async fn run(args: RunArgs) -> ExitCode {
+    let RunArgs { config, listen, state, name } = args;
+    let agent = match start(Options { config, listen, state, name }).await {
+        Ok(agent) => agent,
+        Err(code) => return code,
+    };
+    let signal = stop_signal().await;
+    tracing::info!("{signal}: stopping");
+    agent.stop().await;
+    ExitCode::SUCCESS
+}
+
+/// Starts the agent and says so, or says why not.
+pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
+    raise_descriptor_limit();
+    let name = options.name.clone();
+    let agent = Agent::start(options).await.map_err(|error| {
+        eprintln!("dshield: {error}");
+        match error {
+            StartError::Config(_) => ExitCode::from(2),
+            StartError::Kernel(crate::kernel::KernelError::BadName { .. }) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    })?;
+    let missing = agent.missing_controllers();
+    if missing.is_empty() {
+        tracing::info!("instances are bounded by the cgroup controllers memory and pids");
+    } else {
+        tracing::warn!(
+            "instances are not bounded by the cgroup v2 controllers {}: this machine does not offer them there",
+            missing.join(" and ")
+        );
+    }
+    // The one line on stdout: for whoever started the agent and waits for it.
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "dshield ready http://{} name={name}", agent.address());
+    let _ = stdout.flush();
+    Ok(agent)
+}
+
+/// Waits for a signal to stop: its name.
+pub(super) async fn stop_signal() -> &'static str {
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    let Ok((mut term, mut int)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    }
+}
+
+/// Each instance holds about a dozen descriptors.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!("RLIMIT_NOFILE stays at {soft}: {error}");
+    }
+}

@@ -1,0 +1,118 @@
+//! `/sys/fs/bpf/<name>/`: where programs, links and maps are pinned, for bpftool and for auditors.
+//!
+//! ```text
+//! programs/<program>   links/<program>   maps/<map>   instances/<instance>/{program,link,sockets}
+//! ```
+//! Folders have mode 0700. bpffs allows no dot in a name.
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{FsType, statfs};
+
+use super::KernelError;
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The agent's folder in bpffs.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// Makes the folders, after removing what a killed agent of this name left; mounts bpffs if it is
+    /// not mounted yet. The caller holds the machine-wide lock.
+    ///
+    /// # Errors
+    /// bpffs cannot be mounted or written.
+    pub fn create(name: &str) -> Result<Self, KernelError> {
+        mount_bpffs()?;
+        let pins = Self { root: Path::new(BPFFS).join(name) };
+        pins.remove()?;
+        for folder in ["", "programs", "links", "maps", "instances"] {
+            make_private(&pins.root.join(folder))?;
+        }
+        Ok(pins)
+    }
+
+    /// Where a program of this name is pinned.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.root.join("programs").join(name)
+    }
+
+    /// Where the link that attaches this program is pinned.
+    #[must_use]
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.root.join("links").join(name)
+    }
+
+    /// Where a map of this name is pinned.
+    #[must_use]
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.root.join("maps").join(name)
+    }
+
+    /// Makes the folder for one instance's pins.
+    ///
+    /// # Errors
+    /// bpffs is full or gone.
+    pub fn instance(&self, id: &str) -> Result<PathBuf, KernelError> {
+        let path = self.root.join("instances").join(id);
+        make_private(&path)?;
+        Ok(path)
+    }
+
+    /// Removes every pin of this agent.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove(&self) -> Result<(), KernelError> {
+        remove_tree(&self.root)
+    }
+}
+
+/// Removes a folder of pins; not being there is fine.
+///
+/// # Errors
+/// A pin cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(KernelError::Pin { path: path.into(), source }),
+    }
+}
+
+/// What a failed `BPF_OBJ_PIN` means.
+pub(super) fn pin_error(path: &Path) -> impl FnOnce(aya::pin::PinError) -> KernelError {
+    let path = path.to_owned();
+    move |error| {
+        let source = match error {
+            aya::pin::PinError::SyscallError(error) => error.io_error,
+            other => io::Error::other(other.to_string()),
+        };
+        KernelError::Pin { path, source }
+    }
+}
+
+fn mount_bpffs() -> Result<(), KernelError> {
+    let path = Path::new(BPFFS);
+    let mounted = statfs(path).is_ok_and(|info| info.filesystem_type() == FsType(BPF_FS_MAGIC));
+    if mounted {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(|errno| KernelError::Pin { path: path.into(), source: errno.into() })
+}
+
+fn make_private(path: &Path) -> Result<(), KernelError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(|source| KernelError::Pin { path: path.into(), source })
+}

@@ -1,0 +1,267 @@
+//! The kernel side: programs, cgroups and sealed network namespaces.
+//!
+//! In: a name and the embedded objects. Out: a [`Kernel`] in which instances can be sealed, a stream of
+//! refusals ([`Events`]), and the answer to "who opened this connection?". Nothing here knows the policy.
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use dshield_common::abi::{AF_INET, AF_INET6, Asker, FlowKey};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use self::bpffs::Pins;
+pub use self::cgroup::{AgentCgroup, Leaf, Limits};
+pub use self::error::KernelError;
+pub use self::events::{Events, KernelEvent, KernelRefusal, process};
+pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
+pub use self::rundir::RunDir;
+pub use self::steer::Steering;
+
+mod bpffs;
+mod cgroup;
+mod error;
+mod events;
+mod netlink;
+mod netns;
+pub mod objects;
+mod rundir;
+mod steer;
+
+/// The programs attached at the agent's cgroup.
+pub const PROGRAMS: [&str; 7] =
+    ["ds_sock_create", "ds_connect4", "ds_connect6", "ds_sendmsg4", "ds_sendmsg6", "ds_egress", "ds_sockops"];
+
+/// The loaded and attached kernel side of one agent.
+pub struct Kernel {
+    cgroup: AgentCgroup,
+    pins: Pins,
+    /// Kept open beside their pins.
+    _links: Vec<PinnedLink>,
+    _ebpf: Ebpf,
+    sealed: Mutex<HashMap<MapData, u64, u32>>,
+    askers: Mutex<HashMap<MapData, [u8; 32], [u8; 24]>>,
+    run_dir: RunDir,
+}
+
+impl Kernel {
+    /// Removes what a killed agent of this name left, then loads, attaches and pins everything. Blocks;
+    /// must be called inside a tokio runtime, for the event stream.
+    ///
+    /// # Errors
+    /// What is missing on this machine, and what to do about it. Nothing is left behind.
+    pub fn start(name: &str) -> Result<(Self, Events), KernelError> {
+        let run_dir = RunDir::lock(name)?;
+        if AgentCgroup::destroy_leftover(name)? {
+            tracing::info!("removed what an earlier agent named `{name}` left behind");
+        }
+        let cgroup = AgentCgroup::create(name)?;
+        let result = run_dir.exclusively(|| Pins::create(name)).and_then(|pins| {
+            let loaded = load(&cgroup, &pins);
+            if loaded.is_err() {
+                let _ = pins.remove();
+            }
+            loaded.map(|loaded| (pins, loaded))
+        });
+        match result {
+            Ok((pins, loaded)) => {
+                let Loaded { ebpf, links, sealed, askers, events } = loaded;
+                let (sealed, askers) = (Mutex::new(sealed), Mutex::new(askers));
+                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, sealed, askers, run_dir }, events))
+            }
+            Err(error) => {
+                let _ = cgroup.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    /// The agent's cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &AgentCgroup {
+        &self.cgroup
+    }
+
+    /// The agent's run-time folder.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+
+    /// Declares a namespace sealed and steers what happens in it to its sockets. Blocks for about a
+    /// millisecond. From here on, processes in it may connect.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn seal(&self, netns: &SealedNetns, instance: &str) -> Result<Steering, KernelError> {
+        let pins = self.pins.instance(instance)?;
+        let steering = Steering::attach(netns, pins)?;
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        sealed.insert(netns.cookie, 1, 0).map_err(|source| KernelError::Map { map: "DS_SEALED", source })?;
+        Ok(steering)
+    }
+
+    /// Takes a namespace off the list: nothing in it may connect any more.
+    pub fn unseal(&self, cookie: u64) {
+        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = sealed.remove(&cookie) {
+            tracing::warn!("DS_SEALED: {error}");
+        }
+    }
+
+    /// Who opened the TCP connection with this source, as far as `ds_sockops` saw; asks once.
+    #[must_use]
+    pub fn asker(&self, netns: u64, source: SocketAddr) -> Option<Asker> {
+        let key = flow_key(netns, source).to_bytes();
+        let mut askers = self.askers.lock().unwrap_or_else(PoisonError::into_inner);
+        let asker = askers.get(&key, 0).ok()?;
+        let _ = askers.remove(&key);
+        Some(Asker::from_bytes(asker))
+    }
+
+    /// Kills what is left in the cgroup and removes everything: links, pins, cgroup, run-time folder. The
+    /// programs themselves go with the last handle. Blocks.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub fn stop(&self) -> Result<(), KernelError> {
+        // Processes first: while any lives, its programs stay attached.
+        let removed = self.cgroup.destroy();
+        self.pins.remove().and(removed)?;
+        self.run_dir.remove()
+    }
+}
+
+struct Loaded {
+    ebpf: Ebpf,
+    links: Vec<PinnedLink>,
+    sealed: HashMap<MapData, u64, u32>,
+    askers: HashMap<MapData, [u8; 32], [u8; 24]>,
+    events: Events,
+}
+
+fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
+    let verbose = tracing::enabled!(target: "dshield_cgroup", tracing::Level::DEBUG);
+    let level: u8 = if verbose { aya_log::Level::Debug as u8 } else { 0 };
+    let mut ebpf = EbpfLoader::new()
+        .btf(None)
+        .override_global(aya_log::LEVEL, &level, false)
+        .load(objects::CGROUP)
+        .map_err(load_error)?;
+    if verbose {
+        forward_debug_output(&mut ebpf);
+    }
+    for (name, map) in ebpf.maps() {
+        // bpffs takes no dot, so .rodata stays unpinned; it is frozen and lives with its programs.
+        if !name.contains('.') {
+            let path = pins.map(name);
+            map.pin(&path).map_err(bpffs::pin_error(&path))?;
+        }
+    }
+    let folder = cgroup.open()?;
+    let links = PROGRAMS
+        .into_iter()
+        .map(|name| {
+            let program = ebpf.program_mut(name).ok_or_else(|| missing_program(name))?;
+            attach(program, name, &folder, pins)
+        })
+        .collect::<Result<_, _>>()?;
+    let sealed = take(&mut ebpf, "DS_SEALED")?;
+    let askers = take(&mut ebpf, "DS_ASKERS")?;
+    let ring: RingBuf<MapData> = take(&mut ebpf, "DS_EVENTS")?;
+    let lost: PerCpuArray<MapData, u64> = take(&mut ebpf, "DS_LOST")?;
+    let events = Events::new(ring, lost)?;
+    Ok(Loaded { ebpf, links, sealed, askers, events })
+}
+
+/// Loads, pins, attaches, and pins the link.
+fn attach(program: &mut Program, name: &'static str, cgroup: &File, pins: &Pins) -> Result<PinnedLink, KernelError> {
+    // "Single" is flags 0; for links the kernel allows further programs beside ours all the same.
+    let mode = CgroupAttachMode::Single;
+    let error = program_error(name);
+    let link: FdLink = match program {
+        Program::CgroupSock(program) => {
+            program.load().map_err(&error)?;
+            let id = program.attach(cgroup.as_fd(), mode).map_err(&error)?;
+            program.take_link(id).map_err(&error)?.try_into().map_err(|_| missing_program(name))?
+        }
+        Program::CgroupSockAddr(program) => {
+            program.load().map_err(&error)?;
+            let id = program.attach(cgroup.as_fd(), mode).map_err(&error)?;
+            program.take_link(id).map_err(&error)?.try_into().map_err(|_| missing_program(name))?
+        }
+        Program::CgroupSkb(program) => {
+            program.load().map_err(&error)?;
+            let id = program.attach(cgroup.as_fd(), CgroupSkbAttachType::Egress, mode).map_err(&error)?;
+            program.take_link(id).map_err(&error)?.try_into().map_err(|_| missing_program(name))?
+        }
+        Program::SockOps(program) => {
+            program.load().map_err(&error)?;
+            let id = program.attach(cgroup.as_fd(), mode).map_err(&error)?;
+            program.take_link(id).map_err(&error)?.try_into().map_err(|_| missing_program(name))?
+        }
+        _ => return Err(missing_program(name)),
+    };
+    let path = pins.program(name);
+    program.pin(&path).map_err(bpffs::pin_error(&path))?;
+    let path = pins.link(name);
+    link.pin(&path).map_err(bpffs::pin_error(&path))
+}
+
+/// Sends what the programs print with aya-log to `tracing`, under the target `dshield_cgroup`.
+fn forward_debug_output(ebpf: &mut Ebpf) {
+    let logger = match aya_log::EbpfLogger::init(ebpf) {
+        Ok(logger) => logger,
+        Err(error) => return tracing::warn!("no debug output of the kernel programs: {error}"),
+    };
+    tokio::spawn(async move {
+        // SAFETY: the logger owns its descriptor, which stays the same until it is dropped.
+        let Ok(mut logger) = (unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }) else { return };
+        while let Ok(mut guard) = logger.readable_mut().await {
+            guard.get_inner_mut().flush();
+            guard.clear_ready();
+        }
+    });
+}
+
+fn take<M: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, KernelError> {
+    let map = ebpf.take_map(name).ok_or_else(|| missing_map(name))?;
+    M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
+}
+
+fn flow_key(netns: u64, source: SocketAddr) -> FlowKey {
+    let mut key = FlowKey { netns, port: source.port(), ..FlowKey::default() };
+    match source {
+        SocketAddr::V4(v4) => {
+            key.family = AF_INET.into();
+            key.addr[..4].copy_from_slice(&v4.ip().octets());
+        }
+        SocketAddr::V6(v6) => {
+            key.family = AF_INET6.into();
+            key.addr = v6.ip().octets();
+        }
+    }
+    key
+}
+
+fn load_error(source: EbpfError) -> KernelError {
+    KernelError::Load { source: Box::new(source) }
+}
+
+fn program_error(program: &'static str) -> impl Fn(ProgramError) -> KernelError {
+    move |source| KernelError::Program { program, source: Box::new(source) }
+}
+
+fn missing_program(program: &'static str) -> KernelError {
+    KernelError::Program { program, source: Box::new(ProgramError::NotLoaded) }
+}
+
+fn missing_map(map: &'static str) -> KernelError {
+    KernelError::Map { map, source: MapError::InvalidName { name: map.to_owned() } }
+}

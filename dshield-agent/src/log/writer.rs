@@ -1,0 +1,171 @@
+//! The one thread that writes the log.
+//!
+//! Records flow in through a bounded queue; it numbers, dates, signs and stores them, and acknowledges each with
+//! its number. Whatever has queued up while the disk was busy becomes the next transaction (group commit), so a
+//! lone writer waits for nothing but its own commit and many writers share one.
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use dshield_common::log::MAX_ENTRY;
+use dshield_common::log::entry::{Entry, Event, Record};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::clock::Clock;
+use super::error::LogError;
+use super::key::SigningKey;
+use super::store::{Row, Store};
+
+/// How many records may wait; beyond that, writers do.
+pub(super) const QUEUE: usize = 1024;
+/// What one transaction holds at most.
+const BATCH_ENTRIES: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Tells a record's writer its number, or why it has none.
+pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
+
+/// What the queue carries.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "all but the last one are records")]
+pub(super) enum Command {
+    /// Write this.
+    Append(Record, Option<Reply>),
+    /// Write what is queued, then end.
+    Close,
+}
+
+/// The first failure, once there was one: set once, read by everybody.
+#[derive(Debug, Default)]
+pub(super) struct Failure(OnceLock<Arc<str>>);
+
+impl Failure {
+    /// The error that every operation after the failure returns.
+    pub(super) fn error(&self) -> Option<LogError> {
+        self.0.get().map(|cause| LogError::Failed { cause: cause.clone() })
+    }
+
+    fn set(&self, error: &LogError) {
+        tracing::error!(%error, "the log stopped accepting entries");
+        // Only the writer sets it, and stops writing when it did.
+        let _ = self.0.set(error.to_string().into());
+    }
+}
+
+/// Numbers, signs and stores.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) store: Arc<Store>,
+    pub(super) key: SigningKey,
+    pub(super) boot_id: Arc<str>,
+    pub(super) clock: Clock,
+    /// The number of the next entry; the same as `head` between transactions.
+    pub(super) next: u64,
+    pub(super) head: watch::Sender<u64>,
+    pub(super) failure: Arc<Failure>,
+}
+
+/// Sealed rows of the transaction in the making, and who waits for each.
+#[derive(Debug, Default)]
+struct Batch {
+    rows: Vec<Row>,
+    replies: Vec<Option<Reply>>,
+    bytes: usize,
+}
+
+impl Writer {
+    /// Writes one entry at once.
+    pub(super) fn write_now(&mut self, record: Record) -> Result<(), LogError> {
+        let row = self.seal(self.next, record)?;
+        self.store.append(self.next, &[row])?;
+        self.advance(1);
+        Ok(())
+    }
+
+    /// Serves the queue until it is closed, then closes the store. After a failure it only refuses.
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = Batch::default();
+            let mut command = Some(first);
+            while let Some(received) = command {
+                match received {
+                    Command::Append(record, reply) => self.take(&mut batch, record, reply),
+                    Command::Close => queue.close(),
+                }
+                let full = batch.rows.len() >= BATCH_ENTRIES || batch.bytes >= BATCH_BYTES;
+                command = if full { None } else { queue.try_recv().ok() };
+            }
+            self.commit(batch);
+        }
+        if let Err(error) = self.store.close() {
+            tracing::warn!(%error, "the log did not close cleanly");
+        }
+    }
+
+    fn take(&mut self, batch: &mut Batch, record: Record, reply: Option<Reply>) {
+        if let Some(error) = self.failure.error() {
+            answer(reply, Err(error));
+            return;
+        }
+        let seq = self.next + batch.rows.len() as u64;
+        match self.seal(seq, record) {
+            Ok(row) => {
+                batch.bytes += row.entry.len();
+                batch.rows.push(row);
+                batch.replies.push(reply);
+            }
+            Err(error @ LogError::Random) => {
+                self.failure.set(&error);
+                answer(reply, Err(error));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a log record was refused");
+                if !answer(reply, Err(error)) {
+                    // Nobody will hear of it, so the log has to say that something is missing.
+                    let source = "record that does not fit an entry".to_owned();
+                    self.take(batch, Record::agent(Event::Lost { count: 1, source }), None);
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self, seq: u64, record: Record) -> Result<Row, LogError> {
+        let time = self.clock.stamp(SystemTime::now());
+        let entry = Entry { seq, time, boot_id: self.boot_id.as_ref().to_owned(), record };
+        let entry = entry.canonical().map_err(LogError::NotCanonical)?;
+        if entry.len() > MAX_ENTRY {
+            return Err(LogError::TooLarge { size: entry.len() });
+        }
+        let signature = self.key.sign(entry.as_bytes()).map_err(|_| LogError::Random)?;
+        Ok(Row { entry, signature: signature.as_ref().to_vec() })
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        if batch.rows.is_empty() {
+            return;
+        }
+        // A key that failed in the middle of a batch leaves the rows before it sealed and in order.
+        let first = self.next;
+        match self.store.append(first, &batch.rows) {
+            Ok(()) => self.advance(batch.rows.len() as u64),
+            Err(error) => self.failure.set(&error),
+        }
+        let written = self.next > first;
+        for (seq, reply) in (first..).zip(batch.replies) {
+            let outcome = match self.failure.error() {
+                Some(error) if !written => Err(error),
+                _ => Ok(seq),
+            };
+            answer(reply, outcome);
+        }
+    }
+
+    fn advance(&mut self, entries: u64) {
+        self.next += entries;
+        self.head.send_replace(self.next);
+    }
+}
+
+/// False when nobody listens.
+fn answer(reply: Option<Reply>, outcome: Result<u64, LogError>) -> bool {
+    reply.is_some_and(|reply| reply.send(outcome).is_ok())
+}

@@ -1,0 +1,122 @@
+//! The inspection CA: made at boot, kept in memory, trusted by functions only. It signs one certificate
+//! for each name that a function connects to, with that name and no other.
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dshield_common::name::HostName;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::{Duration, OffsetDateTime};
+
+/// The clock is the host's: it may jump, and instances may live long.
+const SLACK: Duration = Duration::days(2);
+const CA_LIFETIME: Duration = Duration::days(3650);
+const LEAF_LIFETIME: Duration = Duration::days(30);
+/// A certificate is replaced long before it ends.
+const LEAF_RENEWAL: Duration = Duration::days(7);
+const MAX_CACHED: usize = 4096;
+
+/// The CA with its cache of certificates.
+pub struct InspectionCa {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    leaves: Mutex<HashMap<HostName, (OffsetDateTime, Arc<ServerConfig>)>>,
+}
+
+/// A certificate could not be made: of this machine's random numbers, or a defect here.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a certificate: {0}")]
+pub struct CaError(String);
+
+impl InspectionCa {
+    /// Makes a CA with a new key.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn generate() -> Result<Self, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(error)?;
+        let now = OffsetDateTime::now_utc();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name("D-Shield inspection CA (this boot only)");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = now - SLACK;
+        params.not_after = now + CA_LIFETIME;
+        let certificate = params.self_signed(&key).map_err(error)?;
+        Ok(Self { pem: certificate.pem(), issuer: Issuer::new(params, key), leaves: Mutex::default() })
+    }
+
+    /// The CA's certificate, for the functions' trust bundle.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// How to speak TLS as `name`, HTTP/1.1 only, without session tickets: a ticket would let a connection
+    /// start without the checks of a full handshake.
+    ///
+    /// # Errors
+    /// As [`InspectionCa::generate`].
+    pub(super) fn server_config(&self, name: &HostName) -> Result<Arc<ServerConfig>, CaError> {
+        let now = OffsetDateTime::now_utc();
+        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((made, config)) = leaves.get(name)
+            && (now - *made).abs() < LEAF_RENEWAL
+        {
+            return Ok(config.clone());
+        }
+        if leaves.len() >= MAX_CACHED {
+            leaves.clear();
+        }
+        let config = Arc::new(self.make_config(name, now)?);
+        leaves.insert(name.clone(), (now, config.clone()));
+        Ok(config)
+    }
+
+    fn make_config(&self, host: &HostName, now: OffsetDateTime) -> Result<ServerConfig, CaError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(error)?;
+        let mut params = CertificateParams::new(vec![host.to_string()]).map_err(error)?;
+        // A common name holds 64 characters at most; the name is in the subject alternative name.
+        params.distinguished_name = name("D-Shield");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = now - SLACK;
+        params.not_after = now + LEAF_LIFETIME;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(error)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(error)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.into()], key)
+            .map_err(error)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for InspectionCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InspectionCa").finish_non_exhaustive()
+    }
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn error(error: impl fmt::Display) -> CaError {
+    CaError(error.to_string())
+}

@@ -1,0 +1,275 @@
+//! DNS for functions: whitelisted names get a synthetic address, everything else NXDOMAIN. No question is
+//! ever passed on: what a function writes into a name stays here.
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dshield_common::log::entry::{Dns, Event, Record, Refused};
+use dshield_common::name::HostName;
+use dshield_common::policy::FunctionPolicy;
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{DNSClass, RData, Record as Answer, RecordType};
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
+use std::os::fd::AsRawFd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UdpSocket};
+
+use super::Context;
+use super::names::Names;
+
+/// Seconds a function may keep an answer. The address stays valid as long as the instance lives.
+const TTL: u32 = 60;
+/// How long a DNS connection may be silent.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// What to do with a question.
+#[derive(Debug)]
+struct Verdict {
+    reply: Option<Vec<u8>>,
+    event: Option<Event>,
+}
+
+/// Answers one message.
+fn answer(question: &[u8], policy: &FunctionPolicy, names: &Names) -> Verdict {
+    let Ok(message) = Message::from_vec(question) else {
+        // Not even an id to answer to. Counted all the same: it is something that wanted out.
+        return Verdict { reply: None, event: Some(refused("dns_malformed", "a message that is not DNS")) };
+    };
+    let (code, answer, event) = judge(&message, policy, names);
+    let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
+    reply.metadata.recursion_desired = message.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    reply.metadata.response_code = code;
+    if let Some(query) = message.queries.first() {
+        reply.add_query(query.clone());
+    }
+    if let Some(answer) = answer {
+        reply.add_answer(answer);
+    }
+    Verdict { reply: reply.to_vec().ok(), event }
+}
+
+fn judge(message: &Message, policy: &FunctionPolicy, names: &Names) -> (ResponseCode, Option<Answer>, Option<Event>) {
+    let query = match message.queries.as_slice() {
+        [query] if message.metadata.message_type == MessageType::Query && message.metadata.op_code == OpCode::Query => {
+            query
+        }
+        _ => {
+            let event = refused("dns_unsupported", "a DNS message other than one standard query");
+            return (ResponseCode::NotImp, None, Some(event));
+        }
+    };
+    let shown = shown(query);
+    let Some(name) = host_name(query).filter(|name| policy.allows_name(name)) else {
+        return (ResponseCode::NXDomain, None, Some(refused("name_not_allowed", &format!("dns {shown}"))));
+    };
+    let qtype = query.query_type();
+    if qtype != RecordType::A || query.query_class() != DNSClass::IN {
+        // The name exists, without such a record: no IPv6, and no HTTPS record with other ports and keys.
+        return (ResponseCode::NoError, None, Some(Event::Dns(dns(&name, qtype, None))));
+    }
+    let Some(address) = names.address(&name) else {
+        let event = refused("names_exhausted", &format!("dns {shown}: all synthetic addresses are in use"));
+        return (ResponseCode::ServFail, None, Some(event));
+    };
+    let answer = Answer::from_rdata(query.name().clone(), TTL, RData::A(A(address)));
+    (ResponseCode::NoError, Some(answer), Some(Event::Dns(dns(&name, qtype, Some(address)))))
+}
+
+fn host_name(query: &Query) -> Option<HostName> {
+    // Label by label: a label may hold any byte, a dot among them.
+    let mut text = Vec::new();
+    for label in query.name().iter() {
+        if label.contains(&b'.') {
+            return None;
+        }
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        text.extend(label);
+    }
+    HostName::from_bytes(&text).ok()
+}
+
+fn shown(query: &Query) -> String {
+    let name = query.name().to_ascii();
+    let name: String = name.chars().take(255).filter(char::is_ascii_graphic).collect();
+    format!("{} {name}", query.query_type())
+}
+
+fn dns(name: &HostName, qtype: RecordType, answer: Option<Ipv4Addr>) -> Dns {
+    Dns { name: name.to_string(), qtype: qtype.to_string(), answer: answer.map(|address| address.to_string()) }
+}
+
+fn refused(reason: &str, detail: &str) -> Event {
+    Event::Refused(Refused {
+        layer: "dns".into(),
+        reason: reason.into(),
+        detail: detail.into(),
+        rule: "default".into(),
+        connection: None,
+        process: None,
+        count: None,
+    })
+}
+
+impl Context {
+    fn answer_dns(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let Verdict { reply, event } = answer(question, self.instance.policy(), &self.names);
+        match event {
+            Some(Event::Refused(refused)) => self.refusals.report(refused),
+            Some(event) => {
+                let _ = self.log.enqueue_now(Record { subject: self.instance.subject(), event });
+            }
+            None => {}
+        }
+        reply
+    }
+}
+
+/// Answers datagrams, each from the address it was sent to.
+pub(super) async fn serve_udp(socket: UdpSocket, context: Arc<Context>) {
+    let mut buffer = vec![0; 4096];
+    loop {
+        let received = socket.async_io(Interest::READABLE, || receive(&socket, &mut buffer)).await;
+        let (length, client, asked) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                tracing::debug!(instance = context.instance.id(), "dns: {error}");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        if let Some(reply) = context.answer_dns(&buffer[..length]) {
+            // One UDP answer is small: one question, one address. A full send buffer drops it, as UDP does.
+            let _ = socket.async_io(Interest::WRITABLE, || send(&socket, &reply, client, asked)).await;
+        }
+    }
+}
+
+/// Which local address a datagram was sent to.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SockaddrStorage, Option<Asked>)> {
+    let mut control = cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+    let client = message.address.ok_or(io::ErrorKind::InvalidData)?;
+    let asked = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Asked::V4(info)),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Asked::V6(info)),
+        _ => None,
+    });
+    Ok((message.bytes, client, asked))
+}
+
+fn send(socket: &UdpSocket, reply: &[u8], client: SockaddrStorage, asked: Option<Asked>) -> io::Result<usize> {
+    // The source is the address that was asked (ip(7), ipv6(7)), or the client would not take the answer.
+    let (v4, v6);
+    let control = match asked {
+        Some(Asked::V4(info)) => {
+            v4 = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: info.ipi_addr, ipi_addr: info.ipi_addr };
+            vec![ControlMessage::Ipv4PacketInfo(&v4)]
+        }
+        Some(Asked::V6(info)) => {
+            v6 = libc::in6_pktinfo { ipi6_ifindex: 0, ..info };
+            vec![ControlMessage::Ipv6PacketInfo(&v6)]
+        }
+        None => vec![],
+    };
+    let parts = [io::IoSlice::new(reply)];
+    Ok(sendmsg(socket.as_raw_fd(), &parts, &control, MsgFlags::MSG_DONTWAIT, Some(&client))?)
+}
+
+/// Answers a connection: messages with a length before each (RFC 1035, section 4.2.2).
+pub(super) async fn serve_tcp(mut stream: TcpStream, _peer: SocketAddr, context: Arc<Context>) {
+    let session = async {
+        loop {
+            let length = tokio::time::timeout(TCP_IDLE, stream.read_u16()).await??;
+            let mut question = vec![0; length.into()];
+            tokio::time::timeout(TCP_IDLE, stream.read_exact(&mut question)).await??;
+            let Some(reply) = context.answer_dns(&question) else { break };
+            let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+            stream.write_u16(length).await?;
+            stream.write_all(&reply).await?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = session.await {
+        tracing::trace!("dns over tcp: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dshield_common::policy::Deployment;
+    use hickory_proto::rr::Name;
+    use proptest::prelude::*;
+
+    fn policy() -> Arc<FunctionPolicy> {
+        let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n\
+                    [[function.egress]]\nhost = \"api.example.com\"\n[[function.egress]]\nhost = \"*.w.example\"\n";
+        Deployment::parse(text, &mut |_| unreachable!()).unwrap().policy.functions[0].clone()
+    }
+
+    fn ask(name: &str, qtype: RecordType) -> (Message, Option<Event>) {
+        let mut question = Message::query();
+        question.metadata.id = 77;
+        question.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
+        let verdict = answer(&question.to_vec().unwrap(), &policy(), &Names::default());
+        (Message::from_vec(&verdict.reply.unwrap()).unwrap(), verdict.event)
+    }
+
+    #[test]
+    fn a_whitelisted_name_gets_a_synthetic_address() {
+        for name in ["api.example.com.", "API.Example.COM.", "a.b.w.example."] {
+            let (reply, event) = ask(name, RecordType::A);
+            assert_eq!(reply.metadata.id, 77);
+            assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+            let RData::A(A(address)) = &reply.answers[0].data else { panic!("no A record") };
+            assert_eq!(address.octets()[..2], [198, 18]);
+            assert!(matches!(event, Some(Event::Dns(_))));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_whitelisted_does_not_exist() {
+        for name in ["attacker.example.", "w.example.", "73656372.attacker.example.", "xapi.example.com.", "."] {
+            let (reply, event) = ask(name, RecordType::A);
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain, "{name}");
+            assert!(reply.answers.is_empty());
+            assert!(matches!(event, Some(Event::Refused(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_label_with_a_dot_in_it_is_not_taken_for_two() {
+        let (reply, _) = ask(r"api\.example.com.", RecordType::A);
+        assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn other_record_types_of_a_whitelisted_name_are_empty() {
+        for qtype in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::ANY] {
+            let (reply, _) = ask("api.example.com.", qtype);
+            assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+            assert!(reply.answers.is_empty(), "{qtype}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = answer(&bytes, &policy(), &Names::default());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The one door to the network: every connection of every function ends here.
+//!
+//! In: the sockets of a sealed namespace. Out: at most the connections and requests that the policy
+//! allows, each in the log before its first byte goes upstream.
+//!
+//! ```text
+//! accept ─ name ([names]) ─ hello ([hello]) ─ decide (policy) ─ log ─┬─ inspect, none: [http] ─┐
+//!          ▲                                                         └─ passthrough: [relay] ──┤
+//! dns ─────┘ synthetic addresses                                        dial ([upstream]) ◄────┘
+//! ```
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dshield_common::log::entry::Process;
+use dshield_common::policy::{FunctionPolicy, LogLevel};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::{AbortHandle, JoinSet};
+
+pub use self::ca::{CaError, InspectionCa};
+use self::names::Names;
+pub use self::resolver::Resolver;
+use self::upstream::Upstream;
+use crate::instance::Instance;
+use crate::kernel::Sockets;
+use crate::log::Log;
+use crate::refusals::Refusals;
+
+mod address;
+mod body;
+mod ca;
+mod connection;
+mod counted;
+mod dns;
+mod hello;
+mod http;
+mod names;
+mod relay;
+mod resolver;
+mod upstream;
+
+/// Asks the kernel side who opened a connection: namespace cookie and source.
+pub type WhoAsked = Arc<dyn Fn(u64, SocketAddr) -> Option<Process> + Send + Sync>;
+
+/// What all instances share.
+pub struct Proxy {
+    log: Log,
+    log_level: LogLevel,
+    ca: Arc<InspectionCa>,
+    resolver: Arc<Resolver>,
+    who_asked: WhoAsked,
+    connections: Arc<AtomicU64>,
+}
+
+/// What all instances of one function share: its policy and its connections upstream.
+#[derive(Debug)]
+pub struct FunctionEgress {
+    policy: Arc<FunctionPolicy>,
+    upstream: Upstream,
+}
+
+/// What the connections of one instance share.
+struct Context {
+    instance: Arc<Instance>,
+    egress: Arc<FunctionEgress>,
+    refusals: Arc<Refusals>,
+    names: Names,
+    log: Log,
+    log_level: LogLevel,
+    ca: Arc<InspectionCa>,
+    who_asked: WhoAsked,
+    connections: Arc<AtomicU64>,
+}
+
+/// Serving one instance; dropping it closes every socket and connection of the instance.
+#[derive(Debug)]
+pub struct Serving {
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Proxy {
+    /// A proxy that logs to `log`, with this boot's inspection CA.
+    #[must_use]
+    pub fn new(log: Log, log_level: LogLevel, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
+        let resolver = Arc::new(Resolver::default());
+        Self { log, log_level, ca, resolver, who_asked, connections: Arc::default() }
+    }
+
+    /// Prepares a function.
+    #[must_use]
+    pub fn function(&self, policy: Arc<FunctionPolicy>) -> Arc<FunctionEgress> {
+        let upstream = Upstream::new(self.resolver.clone());
+        Arc::new(FunctionEgress { policy, upstream })
+    }
+
+    /// Serves the proxy and DNS sockets of one instance.
+    ///
+    /// # Errors
+    /// A socket cannot be registered with the reactor.
+    pub fn serve(
+        &self,
+        instance: Arc<Instance>,
+        egress: Arc<FunctionEgress>,
+        refusals: Arc<Refusals>,
+        sockets: ServedSockets,
+    ) -> Serving {
+        let context = Arc::new(Context {
+            instance,
+            egress,
+            refusals,
+            names: Names::default(),
+            log: self.log.clone(),
+            log_level: self.log_level,
+            ca: self.ca.clone(),
+            who_asked: self.who_asked.clone(),
+            connections: self.connections.clone(),
+        });
+        let ServedSockets { proxy, dns_tcp, dns_udp } = sockets;
+        let mut tasks = vec![
+            tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
+            tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
+        ];
+        tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
+        Serving { tasks }
+    }
+}
+
+/// The sockets that the proxy serves, registered with the reactor.
+#[derive(Debug)]
+pub struct ServedSockets {
+    proxy: TcpListener,
+    dns_tcp: TcpListener,
+    dns_udp: Vec<UdpSocket>,
+}
+
+impl ServedSockets {
+    /// Takes the proxy's share of a namespace's sockets; the Runtime API's listener comes back.
+    ///
+    /// # Errors
+    /// A socket cannot be registered with the reactor.
+    pub fn from_namespace(sockets: Sockets) -> std::io::Result<(Self, TcpListener)> {
+        let Sockets { proxy, dns_tcp, dns_udp4, dns_udp6, runtime_api } = sockets;
+        let dns_udp = [Some(dns_udp4), dns_udp6].into_iter().flatten().map(UdpSocket::from_std);
+        let own = Self {
+            proxy: TcpListener::from_std(proxy)?,
+            dns_tcp: TcpListener::from_std(dns_tcp)?,
+            dns_udp: dns_udp.collect::<Result<_, _>>()?,
+        };
+        Ok((own, TcpListener::from_std(runtime_api)?))
+    }
+}
+
+impl Context {
+    /// A number that no other connection of this boot has.
+    fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Connections of one instance at a time: more than its descriptors allow cannot be of use to it.
+const MAX_CONNECTIONS: usize = 2048;
+
+async fn accept<F>(
+    listener: TcpListener,
+    context: Arc<Context>,
+    handle: fn(tokio::net::TcpStream, SocketAddr, Arc<Context>) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    // Connections end with this task: a JoinSet aborts what it holds when it is dropped.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, peer)) => {
+                    let _ = stream.set_nodelay(true);
+                    connections.spawn(handle(stream, peer, context.clone()));
+                }
+                Err(error) => {
+                    // Out of descriptors or memory: what is open may end first.
+                    tracing::warn!(instance = context.instance.id(), "accept: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}

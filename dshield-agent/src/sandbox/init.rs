@@ -1,0 +1,58 @@
+//! The instance's first process, between `clone3` and the function: root, alone, and short-lived.
+//!
+//! Every failure is written to the status descriptor; the agent then refuses to use the instance.
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::FromRawFd;
+use std::process::ExitCode;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{chdir, execve, sethostname, setsid};
+
+use super::spawn::{SPEC_FD, STATUS_FD};
+use super::{Spec, privileges, rootfs};
+
+/// Becomes the function, or says why not. Never to be called but by the agent's `clone3` child.
+#[must_use]
+pub fn run() -> ExitCode {
+    // SAFETY: the agent put these two descriptors there, and nothing else in this process uses them.
+    let (spec, mut status) = unsafe { (File::from_raw_fd(SPEC_FD), File::from_raw_fd(STATUS_FD)) };
+    let Err(error) = become_function(spec);
+    let _ = write!(status, "{error}");
+    ExitCode::FAILURE
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}: {source}")]
+pub(super) struct StepError {
+    step: String,
+    source: io::Error,
+}
+
+/// Names the step that an error belongs to.
+pub(super) fn step<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> StepError {
+    move |error| StepError { step: step.into(), source: error.into() }
+}
+
+fn become_function(spec: File) -> Result<Infallible, StepError> {
+    let spec: Spec = serde_json::from_reader(spec).map_err(step("read the specification"))?;
+    let argv = c_strings(spec.argv.iter().cloned())?;
+    let env = c_strings(spec.env.iter().map(|(name, value)| format!("{name}={value}")))?;
+    let program = argv.first().ok_or_else(|| step("argv")(io::Error::other("no command")))?.clone();
+
+    // Here, not in clone3: the namespace's root is the cgroup that the caller is in.
+    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(step("unshare the cgroup namespace"))?;
+    rootfs::enter(&spec)?;
+    sethostname(&spec.hostname).map_err(step("set the host name"))?;
+    setsid().map_err(step("setsid"))?;
+    chdir("/var/task").map_err(step("enter /var/task"))?;
+    privileges::give_up(&spec)?;
+    execve(&program, &argv, &env).map_err(step(format!("execute {}", program.to_string_lossy())))
+}
+
+fn c_strings(strings: impl Iterator<Item = String>) -> Result<Vec<CString>, StepError> {
+    strings.map(|string| CString::new(string).map_err(step("a NUL byte in the command or its environment"))).collect()
+}

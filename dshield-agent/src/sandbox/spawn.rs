@@ -1,0 +1,210 @@
+//! Starts an instance's first process: `clone3` into the cgroup and the namespaces, then this same
+//! program as `dshield __instance`.
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::{INIT_COMMAND, SandboxError, Spec};
+use crate::instance::Exit;
+
+/// The descriptor on which the first process finds its [`Spec`].
+pub(super) const SPEC_FD: RawFd = 3;
+/// The descriptor on which it reports a failure; closed by `execve` when all is well.
+pub(super) const STATUS_FD: RawFd = 4;
+
+/// New namespaces besides the network namespace, which is entered, and the cgroup namespace, which must
+/// be made inside the cgroup.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
+/// include/uapi/linux/sched.h; libc's constant has too narrow a type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Starts first processes.
+#[derive(Debug)]
+pub struct Spawner {
+    program: File,
+}
+
+/// A started first process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id, in the agent's pid namespace.
+    pub pid: u32,
+    /// What the function prints.
+    pub stdout: File,
+    /// What the function prints as errors.
+    pub stderr: File,
+    pidfd: OwnedFd,
+}
+
+impl Spawner {
+    /// Opens the running program, so that an upgrade on disk cannot change what instances start with.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn new() -> Result<Self, SandboxError> {
+        let program = File::open("/proc/self/exe").map_err(step("open /proc/self/exe"))?;
+        Ok(Self { program })
+    }
+
+    /// Starts a process by `spec` in `cgroup` and `netns`, and waits until it has become the function.
+    /// Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// The step that failed, in the agent or in the new process. The process is gone then.
+    pub fn spawn(&self, spec: &Spec, cgroup: &impl AsFd, netns: &impl AsFd) -> Result<Child, SandboxError> {
+        let spec = spec_file(spec).map_err(step("pass the specification"))?;
+        let null = File::open("/dev/null").map_err(step("open /dev/null"))?;
+        let (stdout, stdout_inside) = pipe()?;
+        let (stderr, stderr_inside) = pipe()?;
+        let (status, status_inside) = pipe()?;
+        let descriptors = [
+            null.as_raw_fd(),
+            stdout_inside.as_raw_fd(),
+            stderr_inside.as_raw_fd(),
+            spec.as_raw_fd(),
+            status_inside.as_raw_fd(),
+        ];
+        let (pid, pidfd) = self.clone_into(cgroup.as_fd().as_raw_fd(), netns.as_fd().as_raw_fd(), descriptors)?;
+        drop((stdout_inside, stderr_inside, status_inside));
+        let child = Child { pid, stdout: File::from(stdout), stderr: File::from(stderr), pidfd };
+        let mut failure = String::new();
+        File::from(status).read_to_string(&mut failure).map_err(step("read its status"))?;
+        if failure.is_empty() {
+            return Ok(child);
+        }
+        child.reap();
+        Err(SandboxError::Setup(failure))
+    }
+
+    fn clone_into(&self, cgroup: RawFd, netns: RawFd, descriptors: [RawFd; 5]) -> Result<(u32, OwnedFd), SandboxError> {
+        // Everything the child uses is made before: it shares a heap with threads that are not there.
+        let program = self.program.as_raw_fd();
+        let argv = [CString::from(c"dshield"), CString::new(INIT_COMMAND).map_err(|e| step("argv")(e.into()))?];
+        let argv = [argv[0].as_ptr(), argv[1].as_ptr(), std::ptr::null()];
+        let envp: [*const libc::c_char; 1] = [std::ptr::null()];
+        let mut pidfd: RawFd = -1;
+        let mut args = libc::clone_args {
+            flags: (NAMESPACES as u64) | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP,
+            pidfd: (&raw mut pidfd) as u64,
+            child_tid: 0,
+            parent_tid: 0,
+            exit_signal: libc::SIGCHLD as u64,
+            stack: 0,
+            stack_size: 0,
+            tls: 0,
+            set_tid: 0,
+            set_tid_size: 0,
+            cgroup: cgroup as u64,
+        };
+        // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and below
+        // runs only system calls on values made before. `args` and `pidfd` outlive the call.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+        if pid == 0 {
+            // SAFETY: this is the child, single-threaded, and never returns.
+            unsafe { become_init(program, netns, descriptors, argv.as_ptr(), envp.as_ptr()) }
+        }
+        if pid < 0 {
+            return Err(step("clone3 (Linux 5.7 or newer)")(io::Error::last_os_error()));
+        }
+        // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok((u32::try_from(pid).unwrap_or_default(), pidfd))
+    }
+}
+
+/// The child's few instructions between `clone3` and `execve`. Exit statuses tell where it failed, for
+/// the one case in which it cannot say so on the status descriptor.
+///
+/// # Safety
+/// To be called once, in a freshly forked child, with valid descriptors and NULL-terminated arrays.
+unsafe fn become_init(
+    program: RawFd,
+    netns: RawFd,
+    descriptors: [RawFd; 5],
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+) -> ! {
+    // SAFETY: system calls only, no allocation, no lock; the caller vouches for the arguments.
+    unsafe {
+        if libc::setns(netns, libc::CLONE_NEWNET) != 0 {
+            libc::_exit(120);
+        }
+        // First out of the way of the targets, then onto them: a source may be one of 0 to 4.
+        let mut moved = [0; 6];
+        for (slot, source) in moved.iter_mut().zip(descriptors.into_iter().chain([program])) {
+            *slot = libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 64);
+            if *slot < 0 {
+                libc::_exit(121);
+            }
+        }
+        for (target, source) in moved[..5].iter().enumerate() {
+            if libc::dup2(*source, target as RawFd) < 0 {
+                libc::_exit(122);
+            }
+        }
+        // A signal mask or an ignored signal of the agent must not reach the function.
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::syscall(libc::SYS_close_range, 5, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        libc::syscall(libc::SYS_execveat, moved[5], c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
+        libc::_exit(123)
+    }
+}
+
+impl Child {
+    /// Waits until the process has ended, and reaps it.
+    ///
+    /// # Errors
+    /// The descriptor cannot be registered with the reactor.
+    pub async fn wait(pidfd: OwnedFd) -> io::Result<Exit> {
+        // SAFETY: the descriptor is owned and stays the same until it is dropped.
+        let ready = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }.map_err(io::Error::from)?;
+        drop(ready.readable().await?);
+        Ok(reap(ready.get_ref()))
+    }
+
+    /// Gives the parts to whoever reads the output and to whoever waits.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, File, File) {
+        (self.pidfd, self.stdout, self.stderr)
+    }
+
+    /// Waits, blocking, for a process that failed to set itself up.
+    fn reap(self) {
+        reap(&self.pidfd);
+    }
+}
+
+fn reap(pidfd: &OwnedFd) -> Exit {
+    match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+        Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+        // Somebody else reaped it: that it ended is all that is known.
+        Ok(_) | Err(_) => Exit::Code(-1),
+    }
+}
+
+fn spec_file(spec: &Spec) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"dshield-spec", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(spec)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| step("pipe")(errno.into()))
+}
+
+fn step(step: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
+    move |source| SandboxError::Spawn { step, source }
+}

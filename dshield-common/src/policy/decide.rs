@@ -1,0 +1,302 @@
+//! May it leave? From a name, a port, a method and a path to the rule that allows it, or to the reason why none does.
+//!
+//! The most specific host pattern that matches a name speaks for it alone: an exact host before a wildcard, a longer
+//! wildcard before a shorter one. So a narrow rule for one host is never widened by a broad one for its domain.
+use std::sync::Arc;
+
+use super::denied::{Denied, shown};
+use super::path;
+use super::types::{FunctionPolicy, HostPattern, Pin, Rule, TlsMode};
+use crate::name::HostName;
+
+impl FunctionPolicy {
+    /// True when some rule is for this name, whatever the port: whether DNS may know it.
+    #[must_use]
+    pub fn allows_name(&self, name: &HostName) -> bool {
+        self.egress.iter().any(|rule| rule.host.matches(name))
+    }
+
+    /// The rules for connecting to `port` of `name`.
+    ///
+    /// # Errors
+    /// [`Denied::Name`] when no rule is for the name, [`Denied::Port`] when those that are do not list the port.
+    pub fn route(&self, name: &HostName, port: u16) -> Result<Route, Denied> {
+        let for_name = self.egress.iter().filter(|rule| rule.host.matches(name));
+        let best = for_name.map(|rule| &rule.host).max_by_key(|host| specificity(host));
+        let Some(best) = best else {
+            return Err(Denied::Name { function: self.name.to_string(), host: name.to_string() });
+        };
+        let speaking = || self.egress.iter().filter(|rule| rule.host == *best);
+        let rules: Vec<Arc<Rule>> = speaking().filter(|rule| rule.ports.contains(&port)).cloned().collect();
+        if rules.is_empty() {
+            let mut allowed: Vec<u16> = speaking().flat_map(|rule| rule.ports.iter().copied()).collect();
+            allowed.sort_unstable();
+            allowed.dedup();
+            return Err(Denied::Port { host: best.to_string(), port, allowed });
+        }
+        Ok(Route { name: name.clone(), port, rules })
+    }
+}
+
+fn specificity(host: &HostPattern) -> (bool, usize) {
+    match host {
+        HostPattern::Exact(name) => (true, name.as_str().len()),
+        HostPattern::Wildcard(apex) => (false, apex.as_str().len()),
+    }
+}
+
+/// A destination that at least one rule allows, with those rules.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The one name of the flow.
+    pub name: HostName,
+    /// The port that the function asked for.
+    pub port: u16,
+    /// Never empty; all with the same host pattern and `port`, so the parser made them agree in `tls`, `resolve`, `ca`.
+    rules: Vec<Arc<Rule>>,
+}
+
+impl Route {
+    /// What becomes of TLS.
+    #[must_use]
+    pub fn tls(&self) -> TlsMode {
+        self.first().tls
+    }
+
+    /// The addresses to connect to; empty means: ask DNS.
+    #[must_use]
+    pub fn resolve(&self) -> &[Pin] {
+        &self.first().resolve
+    }
+
+    /// Certificates (DER) that may anchor the upstream's chain, besides the usual ones.
+    #[must_use]
+    pub fn ca(&self) -> &[Vec<u8>] {
+        &self.first().ca
+    }
+
+    /// The first rule's id: what the log names before a request is known.
+    #[must_use]
+    pub fn rule_id(&self) -> &str {
+        &self.first().id
+    }
+
+    /// The first rule that allows `method` on `path`: the path in origin form, without its query, byte for byte as it
+    /// will be sent. Its `max_request_bytes` is the one that holds.
+    ///
+    /// # Errors
+    /// [`Denied::AmbiguousPath`], [`Denied::Method`] or [`Denied::Path`].
+    pub fn request(&self, method: &str, path: &str) -> Result<&Arc<Rule>, Denied> {
+        let host = || self.first().host.to_string();
+        let rule = || self.rule_id().to_owned();
+        if self.rules.iter().any(|rule| rule.paths.is_some()) && path::is_ambiguous(path) {
+            return Err(Denied::AmbiguousPath { host: host(), path: shown(path), rule: rule() });
+        }
+        let mut for_method = self.rules.iter().filter(|rule| allows_method(rule, method)).peekable();
+        if for_method.peek().is_none() {
+            let mut allowed: Vec<String> =
+                self.rules.iter().flat_map(|rule| rule.methods.iter().flatten().cloned()).collect();
+            allowed.sort();
+            allowed.dedup();
+            return Err(Denied::Method { host: host(), method: shown(method), allowed, rule: rule() });
+        }
+        for_method.find(|rule| allows_path(rule, path)).ok_or_else(|| Denied::Path {
+            host: host(),
+            method: shown(method),
+            path: shown(path),
+            rule: rule(),
+        })
+    }
+
+    fn first(&self) -> &Rule {
+        &self.rules[0] // `route` makes no Route without a rule
+    }
+}
+
+fn allows_method(rule: &Rule, method: &str) -> bool {
+    rule.methods.as_ref().is_none_or(|methods| methods.iter().any(|own| own == method))
+}
+
+fn allows_path(rule: &Rule, path: &str) -> bool {
+    rule.paths.as_ref().is_none_or(|paths| paths.iter().any(|own| own.matches(path)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::parse::tests::{parse, with};
+
+    fn name(text: &str) -> HostName {
+        HostName::parse(text).unwrap()
+    }
+
+    /// A function `f` with one rule for each of these bodies.
+    fn policy(rules: &[&str]) -> FunctionPolicy {
+        let rules: String = rules.iter().map(|rule| format!("[[function.egress]]\n{rule}\n")).collect();
+        FunctionPolicy::clone(&parse(&with(&rules)).unwrap().policy.functions[0])
+    }
+
+    #[test]
+    fn without_rules_nothing_is_allowed() {
+        let policy = policy(&[]);
+        assert!(!policy.allows_name(&name("a.com")));
+        let denied = policy.route(&name("a.com"), 443).unwrap_err();
+        assert_eq!(denied.reason(), "name_not_allowed");
+        assert_eq!(denied.to_string(), "no egress rule of `f` allows a.com");
+        assert_eq!(denied.hint(), "to allow it, add below the function `f`: [[function.egress]] host = \"a.com\"");
+    }
+
+    #[test]
+    fn a_wildcard_never_matches_its_apex_nor_a_name_that_only_ends_alike() {
+        let policy = policy(&["host = \"*.example.com\""]);
+        for good in ["a.example.com", "b.a.example.com", "A.EXAMPLE.com.", "example.com.example.com"] {
+            assert!(policy.allows_name(&name(good)) && policy.route(&name(good), 443).is_ok(), "{good}");
+        }
+        for bad in [
+            "example.com",
+            "evilexample.com",
+            "example.com.evil.net",
+            "a.example.com.evil.net",
+            "com",
+            "a.example.co",
+            "xexample.com",
+        ] {
+            assert!(!policy.allows_name(&name(bad)) && policy.route(&name(bad), 443).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_port_off_the_list_is_denied_with_the_ports_that_would_do() {
+        let policy =
+            policy(&["host = \"a.com\"\nports = [8443]", "host = \"a.com\"\nports = [443]\ntls = \"passthrough\""]);
+        assert_eq!(policy.route(&name("a.com"), 443).unwrap().tls(), TlsMode::Passthrough);
+        assert_eq!(policy.route(&name("a.com"), 8443).unwrap().tls(), TlsMode::Inspect);
+        assert!(policy.allows_name(&name("a.com")));
+        let denied = policy.route(&name("a.com"), 22).unwrap_err();
+        assert_eq!(denied.reason(), "port_not_allowed");
+        assert!(matches!(&denied, Denied::Port { allowed, .. } if *allowed == [443, 8443]));
+        assert_eq!(denied.to_string(), "the policy allows a.com only on port 443, 8443, not 22");
+        assert_eq!(denied.hint(), "to allow it, write ports = [443, 8443, 22] in the egress rule for \"a.com\"");
+    }
+
+    #[test]
+    fn the_most_specific_host_speaks_alone() {
+        let policy = policy(&[
+            "host = \"*.com\"\nports = [443, 22]",
+            "host = \"*.example.com\"\nmethods = [\"GET\", \"POST\"]",
+            "host = \"api.example.com\"\nmethods = [\"GET\"]",
+        ]);
+        let rule_id = |host: &str| policy.route(&name(host), 443).unwrap().rule_id().to_owned();
+        assert_eq!(rule_id("api.example.com"), "f.egress[2]");
+        assert_eq!(rule_id("x.example.com"), "f.egress[1]");
+        assert_eq!(rule_id("x.api.example.com"), "f.egress[1]");
+        assert_eq!(rule_id("example.com"), "f.egress[0]");
+        assert_eq!(policy.route(&name("api.example.com"), 22).unwrap_err().reason(), "port_not_allowed");
+        let route = policy.route(&name("api.example.com"), 443).unwrap();
+        assert_eq!(route.request("POST", "/").unwrap_err().reason(), "method_not_allowed");
+    }
+
+    #[test]
+    fn the_first_rule_that_allows_a_request_is_the_one_that_counts() {
+        let policy = policy(&[
+            "host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]\nmax_request_bytes = 10",
+            "host = \"a.com\"\nmethods = [\"GET\", \"POST\"]\npaths = [\"/v1/*\"]",
+        ]);
+        let route = policy.route(&name("a.com"), 443).unwrap();
+        assert_eq!((route.name.as_str(), route.port), ("a.com", 443));
+        assert_eq!(route.request("POST", "/v1/messages").unwrap().id, "f.egress[0]");
+        assert_eq!(route.request("GET", "/v1/messages").unwrap().id, "f.egress[1]");
+        assert_eq!(route.request("POST", "/v1/files").unwrap().id, "f.egress[1]");
+    }
+
+    #[test]
+    fn a_request_that_no_rule_allows_says_why_and_what_to_add() {
+        let policy = policy(&["host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]"]);
+        let route = policy.route(&name("a.com"), 443).unwrap();
+        let denied = route.request("GET", "/v1/messages").unwrap_err();
+        assert_eq!(denied.reason(), "method_not_allowed");
+        assert_eq!(denied.to_string(), "the policy allows only POST to a.com, not GET");
+        assert_eq!(denied.hint(), "to allow it, add \"GET\" to `methods` of f.egress[0]");
+        let denied = route.request("POST", "/v2").unwrap_err();
+        assert_eq!(denied.reason(), "path_not_allowed");
+        assert_eq!(denied.to_string(), "the policy does not allow POST /v2 on a.com");
+        assert_eq!(denied.hint(), "to allow it, add \"/v2\" to `paths` of f.egress[0]");
+        assert_eq!(route.request("post", "/v1/messages").unwrap_err().reason(), "method_not_allowed");
+        for path in ["", "*", "v1/messages", "http://a.com/v1/messages"] {
+            assert!(route.request("POST", path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_path_is_refused_only_where_paths_are_judged() {
+        let judged = policy(&["host = \"a.com\"\npaths = [\"/v1/*\"]"]);
+        let judged = judged.route(&name("a.com"), 443).unwrap();
+        for path in [
+            "/v1/../admin",
+            "/v1/%2e%2e/admin",
+            "/v1/..%2fadmin",
+            "/v1//x",
+            "/v1/\\..\\admin",
+            "/v1/%00",
+            "/v1/..;/admin",
+        ] {
+            assert_eq!(judged.request("GET", path).unwrap_err().reason(), "ambiguous_path", "{path}");
+        }
+        let any = policy(&["host = \"a.com\""]);
+        let any = any.route(&name("a.com"), 443).unwrap();
+        assert!(any.request("GET", "/v1//x/../%2f").is_ok());
+    }
+
+    #[test]
+    fn what_the_function_sent_is_shown_safely_and_briefly() {
+        let policy = policy(&["host = \"a.com\"\nmethods = [\"GET\"]"]);
+        let route = policy.route(&name("a.com"), 443).unwrap();
+        let sentence = route.request(&format!("X\n\u{1b}[2J{}", "y".repeat(9999)), "/").unwrap_err().to_string();
+        assert!(!sentence.contains(['\n', '\u{1b}']) && sentence.len() < 400, "{sentence}");
+    }
+
+    fn labels() -> impl Strategy<Value = String> {
+        proptest::collection::vec("[ab]{1,2}|example|com|evilexample", 1..5).prop_map(|labels| labels.join("."))
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_outside_the_rules_is_ever_allowed(hosts in proptest::collection::vec((any::<bool>(), labels()), 0..5), asked in labels()) {
+            let written: Vec<String> = hosts.iter().map(|(wild, host)| format!("{}{host}", if *wild { "*." } else { "" })).collect();
+            let rules: Vec<String> = written.iter().map(|host| format!("host = \"{host}\"")).collect();
+            let policy = policy(&rules.iter().map(String::as_str).collect::<Vec<_>>());
+            // The meaning, said once more in another way: compare label by label from the end.
+            let asked_labels: Vec<&str> = asked.rsplit('.').collect();
+            let meant = hosts.iter().any(|(wild, host)| {
+                let labels: Vec<&str> = host.rsplit('.').collect();
+                if *wild { asked_labels.len() > labels.len() && asked_labels[..labels.len()] == labels[..] } else { asked_labels == labels }
+            });
+            prop_assert_eq!(policy.allows_name(&name(&asked)), meant);
+            match policy.route(&name(&asked), 443) {
+                Ok(route) => {
+                    prop_assert!(meant);
+                    prop_assert!(route.rules.iter().all(|rule| rule.host.matches(&name(&asked))));
+                    prop_assert!(route.rules.iter().all(|rule| rule.host == route.rules[0].host));
+                }
+                Err(denied) => {
+                    prop_assert!(!meant);
+                    prop_assert_eq!(denied.reason(), "name_not_allowed");
+                }
+            }
+        }
+
+        #[test]
+        fn deciding_never_panics_on_hostile_requests(method in any::<String>(), path in any::<String>()) {
+            let policy = policy(&["host = \"a.com\"\nmethods = [\"GET\"]\npaths = [\"/a\"]", "host = \"a.com\"\npaths = [\"/b/*\"]"]);
+            let route = policy.route(&name("a.com"), 443).unwrap();
+            if let Err(denied) = route.request(&method, &path) {
+                let _ = (denied.to_string(), denied.hint());
+            } else {
+                prop_assert!(path == "/a" || path.starts_with("/b/"));
+            }
+        }
+    }
+}
