@@ -21,6 +21,7 @@ fn run() -> Result<(), String> {
     let workspace = manifest.parent().ok_or("the agent is not in a workspace")?;
     for path in [
         "dshield-ebpf/src",
+        "dshield-ebpf/abi",
         "dshield-ebpf/Cargo.toml",
         "dshield-ebpf/Cargo.lock",
         "dshield-ebpf/build_object.rs",

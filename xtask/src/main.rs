@@ -1,1 +1,61 @@
-fn main() {}
+//! The project's tasks: `cargo xtask setup|test|demo|bench|measure`.
+//!
+//! A command line flows in; other programs are run, and their exit code flows out. Talk goes to stderr,
+//! results to stdout. No dependencies, so that it starts at once on a machine that has nothing yet.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod cargo;
+mod launch;
+mod measure;
+mod reproduce;
+mod setup;
+mod shell;
+mod test;
+
+#[path = "../../dshield-ebpf/build_object.rs"]
+#[allow(dead_code, reason = "xtask only looks for the tools; the agent's build script is what builds with them")]
+mod build_object;
+
+use std::{env, process::ExitCode};
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  setup            install what building and testing need and the machine lacks; asks nothing
+  demo [--live]    build, then show one function whose egress is enforced, told as a story
+  test             everything CI runs: format, lints, build, tests, reproducible kernel objects
+  bench [args]     build optimised, then print timings beside the same work done without D-Shield
+  reproduce        build the kernel objects in two more folders and compare (test does this too)
+  measure [--json] SHA-256 of everything that a statement names
+
+Exit codes: 0 done, 1 something failed, 2 wrong usage; demo and bench pass their program's code through.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["setup"] => setup::run().map(|()| 0),
+        ["test"] => test::run().map(|()| 0),
+        ["reproduce"] => reproduce::run().map(|()| 0),
+        ["demo", rest @ ..] => launch::demo(rest),
+        ["bench", rest @ ..] => launch::bench(rest),
+        ["measure"] => measure::run(false).map(|()| 0),
+        ["measure", "--json"] => measure::run(true).map(|()| 0),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            Ok(0)
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            Ok(2)
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
