@@ -154,7 +154,7 @@ fn only_tcp_and_udp_sockets_can_be_made() {
         ("raw", 2, 3, 1),
         ("raw over IPv6", 10, 3, 58),
         ("packet", 17, 3, 0x0300),
-        ("netlink", 16, 3, 0),
+        ("netlink (generic)", 16, 3, 16),
         ("vsock", 40, 1, 0),
     ];
     for (name, family, kind, protocol) in sockets {

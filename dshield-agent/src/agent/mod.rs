@@ -131,10 +131,8 @@ impl Agent {
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
         let (log, filters) = blocking(move || {
-            for (name, content) in [("ca-bundle.pem", trust::bundle(&ca_pem))] {
-                let path = run_dir.join(name);
-                fs::write(&path, content).map_err(|source| StartError::RunDir { path, source })?;
-            }
+            let path = run_dir.join("ca-bundle.pem");
+            fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
             fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;

@@ -16,6 +16,7 @@ mod error;
 mod file;
 mod key;
 mod store;
+
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -33,6 +34,7 @@ use tokio::task::spawn_blocking;
 use self::clock::Clock;
 pub use self::error::LogError;
 use self::key::SigningKey;
+pub use self::store::install_panic_hook;
 use self::store::{Head, Store};
 use self::writer::{Command, Failure, QUEUE, Writer};
 

@@ -12,8 +12,9 @@
 //! and the host decides what a crash leaves behind. Quick repair stays off: it writes the allocator's state
 //! with each commit, on the path that egress waits for, to save a walk over the file after a crash, and that walk
 //! checks every page.
+use std::cell::Cell;
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
@@ -28,6 +29,31 @@ use redb::{
 
 use super::error::LogError;
 use super::{Storage, file};
+
+thread_local! {
+    /// Whether a panic on this thread is expected and will be reported as a damaged file.
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps redb's panics over a damaged file out of the terminal: they come back as a sentence. To be
+/// called once, by the program; every other panic is printed as before.
+pub fn install_panic_hook() {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info: &PanicHookInfo<'_>| {
+        if CATCHING.get() {
+            tracing::debug!("redb: {info}");
+        } else {
+            previous(info);
+        }
+    }));
+}
+
+fn catch_panic<T>(work: impl FnOnce() -> T + panic::UnwindSafe) -> std::thread::Result<T> {
+    CATCHING.set(true);
+    let result = panic::catch_unwind(work);
+    CATCHING.set(false);
+    result
+}
 
 /// The layout that this build writes, and the newest one it reads.
 pub(super) const FORMAT: u64 = 1;
@@ -99,7 +125,7 @@ impl Store {
         builder.set_cache_size(CACHE_BYTES);
         let opening = AssertUnwindSafe(|| builder.create_with_backend(backend));
         let database =
-            catch_unwind(opening).map_err(|_| store.panicked())?.map_err(|error| store.fault(error.into()))?;
+            catch_panic(opening).map_err(|_| store.panicked())?.map_err(|error| store.fault(error.into()))?;
         *store.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
         if new {
             store.with(initialise)?;
@@ -187,7 +213,7 @@ impl Store {
         let Some(database) = database else {
             return Ok(());
         };
-        catch_unwind(AssertUnwindSafe(|| database.close()))
+        catch_panic(AssertUnwindSafe(|| database.close()))
             .map_err(|_| self.panicked())?
             .map_err(|error| self.fault(error.into()))
     }
@@ -197,7 +223,7 @@ impl Store {
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LogError> {
         let guard = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = guard.as_ref().ok_or(LogError::Closed)?;
-        catch_unwind(AssertUnwindSafe(|| work(database)))
+        catch_panic(AssertUnwindSafe(|| work(database)))
             .map_err(|_| self.panicked())?
             .map_err(|error| self.fault(error))
     }

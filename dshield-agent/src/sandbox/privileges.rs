@@ -76,10 +76,11 @@ fn clear_capabilities() -> Result<(), StepError> {
     if result == 0 { Ok(()) } else { Err(step("clear capabilities")(io::Error::last_os_error())) }
 }
 
+const _: () = assert!(STATUS_FD >= 3, "the status descriptor is closed with the rest");
+
 /// Closed by `execve`, so that this process can still say what fails until then.
 fn close_descriptors() -> Result<(), StepError> {
     // SAFETY: plain integers.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    debug_assert!(STATUS_FD >= 3, "the status descriptor is closed by execve");
     if result == 0 { Ok(()) } else { Err(step("close inherited descriptors")(io::Error::last_os_error())) }
 }
