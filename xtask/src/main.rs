@@ -27,7 +27,7 @@ usage: cargo xtask <task>
   test             everything CI runs: format, lints, build, tests, reproducible kernel objects
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
   reproduce        build the kernel objects in two more folders and compare (test does this too)
-  measure [--json] SHA-256 of everything that a statement names
+  measure [--json] SHA-256 of kernel objects, seccomp filters and agent
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage; demo and bench pass their program's code through.";
 

@@ -26,7 +26,7 @@ struct Need {
 
 /// Programs are looked for before packages: Node and others are often installed outside the package manager.
 /// Interpreters count only in `/usr/bin`, which is what a function sees.
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need {
         name: "C compiler",
         what_for: "links, and builds ring",
@@ -49,6 +49,12 @@ const NEEDS: [Need; 7] = [
         what_for: "an unmodified client in the tests",
         packages: &["curl"],
         found: || there("/usr/bin/curl"),
+    },
+    Need {
+        name: "openssl",
+        what_for: "checks the log's signatures in the tests",
+        packages: &["openssl"],
+        found: || there("/usr/bin/openssl"),
     },
     Need {
         name: "bpftool",
