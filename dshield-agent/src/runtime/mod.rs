@@ -1,7 +1,7 @@
 //! Runs functions: pools of instances that speak the Lambda Runtime API.
 //!
 //! In: loaded functions, a [`Launcher`] that starts sandboxed instances, and events from `api`.
-//! Out: [`Outcome`]s, and `invoke` entries in the log, each `begin` durable before the event is handed over.
+//! Out: [`Outcome`]s, and `invoke` entries in the log, each `begin` before anything that the invocation sends out.
 //!
 //! An instance is a process and a listener. [`Pool`] decides which instance gets an event; one `mailbox`
 //! per instance carries the event to its `server` (the HTTP side of the Runtime API) and the answer back;
