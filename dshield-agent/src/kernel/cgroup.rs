@@ -1,6 +1,8 @@
 //! The cgroup v2 side: the agent's cgroup, one leaf for each instance, and their limits.
+use std::ffi::{CStr, CString};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -30,6 +32,7 @@ impl AgentCgroup {
         let root = mount_point()?;
         let path = root.join(name);
         make_dir(&path)?;
+        mark(&path)?;
         let mut controllers = Vec::new();
         for wanted in WANTED {
             // Either step may fail: the controller may live in cgroup v1, or the container may not be
@@ -99,11 +102,15 @@ impl AgentCgroup {
     /// Removes what a killed agent of this name left.
     ///
     /// # Errors
-    /// As [`AgentCgroup::destroy`].
+    /// As [`AgentCgroup::destroy`]; or the cgroup is somebody else's, whose processes must not die for a
+    /// name that an operator chose without knowing.
     pub fn destroy_leftover(name: &str) -> Result<bool, KernelError> {
         let path = mount_point()?.join(name);
         if !path.exists() {
             return Ok(false);
+        }
+        if !is_marked(&path) {
+            return Err(KernelError::CgroupForeign { path });
         }
         destroy_tree(&path)?;
         Ok(true)
@@ -189,6 +196,23 @@ fn destroy_tree(path: &Path) -> Result<(), KernelError> {
     }
 }
 
+/// The extended attribute that tells an agent's cgroup from anybody else's. It lives as long as the cgroup.
+const MARK: &CStr = c"trusted.dshield";
+
+fn mark(path: &Path) -> Result<(), KernelError> {
+    let error = |source| KernelError::Cgroup { path: path.into(), action: "mark as ours", source };
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|nul| error(nul.into()))?;
+    // SAFETY: both strings end with NUL, the value has the length given, and all outlive the call.
+    let result = unsafe { libc::setxattr(name.as_ptr(), MARK.as_ptr(), c"1".as_ptr().cast(), 1, 0) };
+    if result == 0 { Ok(()) } else { Err(error(io::Error::last_os_error())) }
+}
+
+fn is_marked(path: &Path) -> bool {
+    let Ok(name) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: both strings end with NUL and outlive the call; a size of 0 asks for the length only.
+    unsafe { libc::getxattr(name.as_ptr(), MARK.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}
+
 fn kill_all(path: &Path) -> Result<(), KernelError> {
     let kill = path.join("cgroup.kill");
     match fs::write(&kill, "1") {
@@ -233,6 +257,23 @@ mod tests {
         let text = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
         assert_eq!(parse_mount_point(text), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn a_cgroup_of_somebody_else_is_left_alone() {
+        let Ok(root) = mount_point() else { return println!("skipped: no cgroup v2") };
+        let name = format!("dst-foreign-{}", std::process::id());
+        let path = root.join(&name);
+        if let Err(error) = fs::create_dir(&path) {
+            return println!("skipped: cannot make a cgroup: {error}");
+        }
+        let foreign = AgentCgroup::destroy_leftover(&name);
+        let kept = path.exists();
+        let marked = mark(&path).and_then(|()| AgentCgroup::destroy_leftover(&name));
+        assert!(matches!(foreign, Err(KernelError::CgroupForeign { .. })), "{foreign:?}");
+        assert!(kept);
+        assert!(matches!(marked, Ok(true)), "{marked:?}");
+        assert!(!path.exists());
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub enum KernelError {
         /// The folder.
         path: PathBuf,
     },
+    /// The operator chose a name that is in use by something else.
+    #[error("the cgroup {} exists and is not D-Shield's: choose another --name", path.display())]
+    CgroupForeign {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file operation of the agent's run-time state failed.
     #[error("{}: {source}", path.display())]
     File {

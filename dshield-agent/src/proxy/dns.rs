@@ -139,7 +139,8 @@ pub(super) async fn serve_udp(socket: UdpSocket, context: Arc<Context>) {
             Ok(received) => received,
             Err(error) => {
                 tracing::debug!(instance = context.instance.id(), "dns: {error}");
-                tokio::task::yield_now().await;
+                // An error that stays must not take a core.
+                tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };

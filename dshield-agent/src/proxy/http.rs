@@ -165,6 +165,10 @@ async fn forward(connection: &Allowed, rule: &Arc<Rule>, request: Request<Incomi
         client.request(request).await.map_err(Failure::from)
     };
     match result.await {
+        // Nobody asked for another protocol: `Upgrade` does not go upstream.
+        Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            exchange.fail(connection, rule, &Failure::Switched)
+        }
         Ok(response) => pass_back(response, exchange),
         Err(failure) => exchange.fail(connection, rule, &failure),
     }
@@ -222,6 +226,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 enum Failure {
     Upstream(UpstreamError),
     Http(hyper_util::client::legacy::Error),
+    Switched,
 }
 
 impl From<hyper_util::client::legacy::Error> for Failure {
@@ -235,6 +240,7 @@ impl Failure {
         match self {
             Self::Upstream(error) => Some(error),
             Self::Http(error) => std::error::Error::source(error)?.downcast_ref(),
+            Self::Switched => None,
         }
     }
 
@@ -256,7 +262,9 @@ impl std::fmt::Display for Failure {
         if let Some(error) = self.upstream() {
             return error.fmt(f);
         }
-        let Self::Http(error) = self else { return Ok(()) };
+        let Self::Http(error) = self else {
+            return f.write_str("the upstream switched protocols without being asked");
+        };
         let mut cause: &dyn std::error::Error = error;
         while let Some(deeper) = cause.source() {
             cause = deeper;
