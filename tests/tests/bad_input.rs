@@ -163,6 +163,27 @@ fn no_cgroup2() {
 }
 
 #[test]
+fn a_kernel_that_refuses_the_programs() {
+    if !require_root() || !requires("strace") {
+        return;
+    }
+    // No kernel without the feature is at hand, so strace answers for one: from some call of bpf(2) on, at every
+    // stage of loading, pinning and attaching, until the agent gets through because it needs no more calls.
+    let mut refused = 0;
+    for first in (1..200).step_by(9) {
+        let inject = format!("inject=bpf:error=EPERM:when={first}+");
+        let words = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", "trace=bpf", "-e", &inject];
+        let launch = Launch { wrapper: words.map(str::to_owned).to_vec(), ..Launch::default() };
+        match Agent::launch(&good(), launch) {
+            Ok(_) => break,
+            Err(error) => check(&error, FAILURE, &["dshield:", "not permitted"]),
+        }
+        refused += 1;
+    }
+    assert!((5..20).contains(&refused), "refused from {refused} different calls on");
+}
+
+#[test]
 fn a_corrupt_log_is_not_started_upon_and_not_overwritten() {
     if !require_root() {
         return;

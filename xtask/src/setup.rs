@@ -57,6 +57,12 @@ const NEEDS: [Need; 8] = [
         found: || there("/usr/bin/openssl"),
     },
     Need {
+        name: "strace",
+        what_for: "plays a kernel that lacks something in the tests",
+        packages: &["strace"],
+        found: || in_path("strace"),
+    },
+    Need {
         name: "bpftool",
         what_for: "shows the kernel programs",
         packages: &["bpftool"],

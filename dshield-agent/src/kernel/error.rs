@@ -1,4 +1,5 @@
 //! Why the kernel side could not be set up. Each message names the cause and the fix.
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -50,14 +51,15 @@ pub enum KernelError {
     },
     /// The object embedded in this binary could not be loaded.
     #[error(
-        "the kernel refused the eBPF object: {source}; D-Shield needs Linux 5.15 or newer with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and the right to use them (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)"
+        "the kernel refused the eBPF object: {}; D-Shield needs Linux 5.15 or newer with CONFIG_CGROUP_BPF, CONFIG_BPF_SYSCALL and the right to use them (CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN)",
+        chain(source)
     )]
     Load {
         /// The cause.
         source: Box<aya::EbpfError>,
     },
     /// A map operation failed.
-    #[error("eBPF map {map}: {source}")]
+    #[error("eBPF map {map}: {}", chain(source))]
     Map {
         /// The map.
         map: &'static str,
@@ -92,7 +94,8 @@ pub enum KernelError {
     },
     /// One program could not be loaded or attached.
     #[error(
-        "the kernel refused the eBPF program {program}: {source}; D-Shield needs Linux 5.15 or newer with CONFIG_CGROUP_BPF"
+        "the kernel refused the eBPF program {program}: {}; D-Shield needs Linux 5.15 or newer with CONFIG_CGROUP_BPF",
+        chain(source)
     )]
     Program {
         /// The program.
@@ -100,6 +103,22 @@ pub enum KernelError {
         /// The cause.
         source: Box<aya::programs::ProgramError>,
     },
+}
+
+/// An error with its causes: aya's say what was tried, their sources why it failed.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let deeper = error.to_string();
+        // Some errors repeat their source in their own text.
+        if !text.contains(&deeper) {
+            text.push_str(": ");
+            text.push_str(&deeper);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl KernelError {
