@@ -42,9 +42,15 @@ pub fn is_root() -> bool {
 }
 
 /// Whether some package source offers this package.
-pub fn has_candidate(package: &str) -> bool {
+fn has_candidate(package: &str) -> bool {
     let policy = shell::ask(Command::new("apt-cache").env("LC_ALL", "C").args(["policy", package]));
     policy.is_some_and(|policy| offers(&policy))
+}
+
+/// Whether this very package is installed, not another that provides it.
+pub fn is_installed(package: &str) -> bool {
+    let status = shell::ask(Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]));
+    status.is_some_and(|status| status == "installed")
 }
 
 fn offers(policy: &str) -> bool {

@@ -124,12 +124,17 @@ fn rustc() -> Result<PathBuf, Error> {
                 .into(),
         ));
     }
-    say("rustc for eBPF", "missing (needs the sources of `core`): trying Debian's rustc-web and rust-web-src");
-    let debian = apt::install(&["rustc-web", "rust-web-src"]);
-    if let Some(path) = found("installed: ") {
-        return Ok(path);
-    }
-    let refused = debian.err().map_or_else(|| "it has no sources of `core`".to_owned(), |error| error.to_string());
+    let refused = match ["rustc", "rustup"].into_iter().find(|package| apt::is_installed(package)) {
+        Some(package) => format!("rustc-web cannot be installed beside Debian's `{package}`, which is installed"),
+        None => {
+            say("rustc for eBPF", "missing (needs the sources of `core`): trying Debian's rustc-web and rust-web-src");
+            let installed = apt::install(&["rustc-web", "rust-web-src"]);
+            if let Some(path) = found("installed: ") {
+                return Ok(path);
+            }
+            installed.err().map_or_else(|| "it has no sources of `core`".to_owned(), |error| error.to_string())
+        }
+    };
     if in_path("rustup").is_some() {
         say("rustc for eBPF", &format!("not Debian's ({refused}): trying `rustup component add rust-src`"));
         let added = shell::run(Command::new("rustup").args(["component", "add", "rust-src"]));

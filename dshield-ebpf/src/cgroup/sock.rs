@@ -19,11 +19,9 @@ const IPPROTO_UDP: u32 = 17;
 #[cgroup_sock(sock_create)]
 pub fn ds_sock_create(ctx: SockContext) -> i32 {
     // SAFETY: the kernel passes a valid bpf_sock; the verifier checks each access.
-    let (family, kind, protocol) =
-        unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
+    let (family, kind, protocol) = unsafe { ((*ctx.sock).family, (*ctx.sock).type_, (*ctx.sock).protocol) };
     let inet = family == u32::from(AF_INET) || family == u32::from(AF_INET6);
-    let plain = (kind == SOCK_STREAM && protocol == IPPROTO_TCP)
-        || (kind == SOCK_DGRAM && protocol == IPPROTO_UDP);
+    let plain = (kind == SOCK_STREAM && protocol == IPPROTO_TCP) || (kind == SOCK_DGRAM && protocol == IPPROTO_UDP);
     if inet && plain {
         return 1;
     }

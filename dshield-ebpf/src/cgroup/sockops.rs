@@ -14,18 +14,12 @@ pub fn ds_sockops(ctx: SockOpsContext) -> u32 {
         return 1;
     }
     // SAFETY: the context is a valid argument for both helpers in this program type.
-    let (cookie, netns) =
-        unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     let Some(asker) = DS_PENDING.get_ptr(cookie) else { return 1 };
     // SAFETY: the map's value stays readable for the run of the program.
     let asker = unsafe { *asker };
-    let key = FlowKey {
-        netns,
-        addr: source(&ctx),
-        port: ctx.local_port() as u16,
-        family: ctx.family() as u16,
-        zero: 0,
-    };
+    let key =
+        FlowKey { netns, addr: source(&ctx), port: ctx.local_port() as u16, family: ctx.family() as u16, zero: 0 };
     // Full maps cost the log a process id, never the decision.
     let _ = DS_ASKERS.insert(key, asker, 0);
     let _ = DS_PENDING.remove(cookie);
