@@ -45,6 +45,8 @@ pub struct Kernel {
     /// Kept open beside their pins.
     _links: Vec<PinnedLink>,
     _ebpf: Ebpf,
+    /// Kept, because making one parses the whole kernel's BTF: forty milliseconds of a cold start.
+    loader: Mutex<EbpfLoader<'static>>,
     sealed: Mutex<HashMap<MapData, u64, u32>>,
     askers: Mutex<HashMap<MapData, [u8; 32], [u8; 24]>>,
     run_dir: RunDir,
@@ -71,9 +73,10 @@ impl Kernel {
         });
         match result {
             Ok((pins, loaded)) => {
-                let Loaded { ebpf, links, sealed, askers, events } = loaded;
+                let Loaded { loader, ebpf, links, sealed, askers, events } = loaded;
+                let loader = Mutex::new(loader);
                 let (sealed, askers) = (Mutex::new(sealed), Mutex::new(askers));
-                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, sealed, askers, run_dir }, events))
+                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, loader, sealed, askers, run_dir }, events))
             }
             Err(error) => {
                 let _ = cgroup.destroy();
@@ -101,7 +104,9 @@ impl Kernel {
     /// The kernel refused.
     pub fn seal(&self, netns: &SealedNetns, instance: &str) -> Result<Steering, KernelError> {
         let pins = self.pins.instance(instance)?;
-        let steering = Steering::attach(netns, pins)?;
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        let steering = Steering::attach(&mut loader, netns, pins)?;
+        drop(loader);
         let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
         sealed.insert(netns.cookie, 1, 0).map_err(|source| KernelError::Map { map: "DS_SEALED", source })?;
         Ok(steering)
@@ -139,6 +144,7 @@ impl Kernel {
 }
 
 struct Loaded {
+    loader: EbpfLoader<'static>,
     ebpf: Ebpf,
     links: Vec<PinnedLink>,
     sealed: HashMap<MapData, u64, u32>,
@@ -148,12 +154,12 @@ struct Loaded {
 
 fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
     let verbose = tracing::enabled!(target: "dshield_cgroup", tracing::Level::DEBUG);
-    let level: u8 = if verbose { aya_log::Level::Debug as u8 } else { 0 };
-    let mut ebpf = EbpfLoader::new()
-        .btf(None)
-        .override_global(aya_log::LEVEL, &level, false)
-        .load(objects::CGROUP)
-        .map_err(load_error)?;
+    static DEBUG: u8 = aya_log::Level::Debug as u8;
+    static OFF: u8 = 0;
+    let mut loader = EbpfLoader::new();
+    // The objects need no relocation against the kernel's types.
+    loader.btf(None).override_global(aya_log::LEVEL, if verbose { &DEBUG } else { &OFF }, false);
+    let mut ebpf = loader.load(objects::CGROUP).map_err(load_error)?;
     if verbose {
         forward_debug_output(&mut ebpf);
     }
@@ -177,7 +183,7 @@ fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
     let ring: RingBuf<MapData> = take(&mut ebpf, "DS_EVENTS")?;
     let lost: PerCpuArray<MapData, u64> = take(&mut ebpf, "DS_LOST")?;
     let events = Events::new(ring, lost)?;
-    Ok(Loaded { ebpf, links, sealed, askers, events })
+    Ok(Loaded { loader, ebpf, links, sealed, askers, events })
 }
 
 /// Loads, pins, attaches, and pins the link.

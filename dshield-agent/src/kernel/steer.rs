@@ -29,9 +29,8 @@ impl Steering {
     ///
     /// # Errors
     /// The kernel refuses the program, or a pin cannot be made.
-    pub fn attach(netns: &SealedNetns, pins: PathBuf) -> Result<Self, KernelError> {
-        // Without `btf(None)` aya parses the whole kernel's BTF, for relocations that the object lacks.
-        let mut ebpf = EbpfLoader::new().btf(None).load(objects::NETNS).map_err(super::load_error)?;
+    pub(super) fn attach(loader: &mut EbpfLoader<'_>, netns: &SealedNetns, pins: PathBuf) -> Result<Self, KernelError> {
+        let mut ebpf = loader.load(objects::NETNS).map_err(super::load_error)?;
         fill(&mut ebpf, netns, &pins.join("sockets"))?;
         let link = attach(&mut ebpf, netns, &pins)?;
         Ok(Self { _link: link, _ebpf: ebpf, pins })

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::FromRawFd;
 use std::process::ExitCode;
 
@@ -37,8 +37,10 @@ pub(super) fn step<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E
     move |error| StepError { step: step.into(), source: error.into() }
 }
 
-fn become_function(spec: File) -> Result<Infallible, StepError> {
-    let spec: Spec = serde_json::from_reader(spec).map_err(step("read the specification"))?;
+fn become_function(mut spec: File) -> Result<Infallible, StepError> {
+    let mut json = Vec::new();
+    spec.read_to_end(&mut json).map_err(step("read the specification"))?;
+    let spec: Spec = serde_json::from_slice(&json).map_err(step("read the specification"))?;
     let argv = c_strings(spec.argv.iter().cloned())?;
     let env = c_strings(spec.env.iter().map(|(name, value)| format!("{name}={value}")))?;
     let program = argv.first().ok_or_else(|| step("argv")(io::Error::other("no command")))?.clone();
