@@ -26,7 +26,7 @@ struct Need {
 
 /// Programs are looked for before packages: Node and others are often installed outside the package manager.
 /// Interpreters count only in `/usr/bin`, which is what a function sees.
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 9] = [
     Need {
         name: "C compiler",
         what_for: "links, and builds ring",
