@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dshield_common::log::entry::{Event, Lifecycle, Phase, Record};
-use dshield_common::policy::FunctionPolicy;
+use dshield_common::policy::{FunctionPolicy, LogLevel};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -62,9 +62,9 @@ impl Launch {
     }
 
     /// The launcher of one function.
-    pub(super) fn launcher(self: &Arc<Self>, policy: Arc<FunctionPolicy>) -> Launcher {
+    pub(super) fn launcher(self: &Arc<Self>, policy: Arc<FunctionPolicy>, log_level: LogLevel) -> Launcher {
         let this = self.clone();
-        let egress = this.proxy.function(policy);
+        let egress = this.proxy.function(policy, log_level);
         Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
             Box::pin(async move {

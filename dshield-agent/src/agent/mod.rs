@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dshield_common::log::entry::{Event, PolicyInForce, Record};
@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::events::Registry;
+use self::gate::{Broken, Gate};
 use self::launch::Launch;
 use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
@@ -25,6 +26,7 @@ use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, trust};
 
 mod events;
+mod gate;
 mod launch;
 mod output;
 
@@ -48,6 +50,9 @@ pub enum StartError {
     /// The operator's: the inspection CA could not be made.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// Somebody with root's rights changed what the kernel side had just set up.
+    #[error("{0}")]
+    Gate(String),
     /// The operator's: the policy file is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -65,6 +70,9 @@ pub enum StartError {
     /// The operator's or the disk's.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The operator's: the log's place is chosen when the agent starts.
+    #[error("`memory_only` cannot change while the agent runs: restart dshield")]
+    MemoryOnly,
     /// `/proc` is missing.
     #[error("cannot measure the running program: {0}; is /proc mounted?")]
     Measure(std::io::Error),
@@ -91,6 +99,9 @@ pub struct Agent {
     stop_api: oneshot::Sender<()>,
     api: JoinHandle<()>,
     events: JoinHandle<()>,
+    gate: JoinHandle<()>,
+    health: watch::Receiver<Result<(), Broken>>,
+    memory_only: bool,
 }
 
 impl Agent {
@@ -104,9 +115,11 @@ impl Agent {
         let listener =
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        // Where `kernel` pins the links of this agent.
+        let links = Path::new("/sys/fs/bpf").join(&name).join("links");
         let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
         let kernel = Arc::new(kernel);
-        match Self::start_with(config, listener, address, state, kernel.clone(), events).await {
+        match Self::start_with(config, listener, address, state, kernel.clone(), events, links).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
                 stop_kernel(kernel).await;
@@ -122,6 +135,7 @@ impl Agent {
         state: PathBuf,
         kernel: Arc<Kernel>,
         events: crate::kernel::Events,
+        links: PathBuf,
     ) -> Result<Self, StartError> {
         let policy = config.deployment.policy.clone();
         let memory_only = policy.memory_only;
@@ -130,7 +144,9 @@ impl Agent {
         let ca = Arc::new(InspectionCa::generate()?);
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
-        let (log, filters) = blocking(move || {
+        let cgroup = kernel.cgroup().path().to_owned();
+        let (log, filters, gate) = blocking(move || {
+            let gate = Gate::take(&cgroup, &links).map_err(|error| StartError::Gate(error.to_string()))?;
             let path = run_dir.join("ca-bundle.pem");
             fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
@@ -138,22 +154,28 @@ impl Agent {
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
             let log = Log::open(storage, BootFacts { version: env!("CARGO_PKG_VERSION").to_owned(), sha256 })?;
-            Ok::<_, StartError>((log, filters))
+            Ok::<_, StartError>((log, filters, gate))
         })
         .await?;
 
         let asked = kernel.clone();
         let who_asked = Arc::new(move |netns, source| asked.asker(netns, source).map(|asker| process(&asker)));
-        let proxy = Proxy::new(log.clone(), policy.log_level, ca, who_asked);
+        let proxy = Proxy::new(log.clone(), ca, who_asked);
         let registry = Arc::new(Registry::default());
         let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
         let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
         let (deployed, deployment) = watch::channel(Arc::default());
-        let health: api::Health = Arc::new(|| Ok(()));
-        let state = ApiState { log: log.clone(), deployment, health };
+        let (gate, health) = gate.watch(log.clone(), deployment.clone());
+        let asked = health.clone();
+        let state = ApiState { log: log.clone(), deployment, health: Arc::new(move || gate::health(&asked)) };
         let (stop_api, stopped) = oneshot::channel::<()>();
-        let mut agent = Self { address, kernel, log, launch, deployed, stop_api, api: tokio::spawn(async {}), events };
-        agent.deploy(&config).await?;
+        let api = tokio::spawn(async {});
+        let mut agent =
+            Self { address, kernel, log, launch, deployed, stop_api, api, events, gate, health, memory_only };
+        if let Err(error) = agent.deploy(&config).await {
+            agent.gate.abort();
+            return Err(error);
+        }
         agent.api = tokio::spawn(api::serve(listener, state, async move {
             let _ = stopped.await;
         }));
@@ -182,15 +204,20 @@ impl Agent {
     /// ones before, whose instances end.
     ///
     /// # Errors
-    /// The log does not take the policy; the deployment before stays.
+    /// The log does not take the policy, the policy asks for what needs a restart, or the kernel side is not
+    /// what it was; the deployment before stays.
     pub async fn deploy(&self, config: &LoadedConfig) -> Result<(), StartError> {
         let policy = &config.deployment.policy;
+        if policy.memory_only != self.memory_only {
+            return Err(StartError::MemoryOnly);
+        }
+        gate::health(&self.health).map_err(StartError::Gate)?;
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
         let functions: BTreeMap<_, _> = config
             .functions
             .iter()
             .map(|function| {
-                let launcher = self.launch.launcher(function.policy.clone());
+                let launcher = self.launch.launcher(function.policy.clone(), policy.log_level);
                 let pool = Pool::new(function.clone(), launcher, self.log.clone());
                 (function.spec.name.to_string(), Arc::new(pool))
             })
@@ -206,15 +233,17 @@ impl Agent {
 
     /// Ends requests, instances, kernel side and log, in this order.
     pub async fn stop(self) {
-        let Self { kernel, log, deployed, stop_api, api, events, launch, .. } = self;
+        let Self { kernel, log, deployed, stop_api, api, events, gate, launch, .. } = self;
         let _ = stop_api.send(());
         let _ = api.await;
         for pool in deployed.borrow().functions.values() {
             pool.shutdown().await;
         }
         drop((deployed, launch));
-        events.abort();
-        let _ = events.await;
+        for task in [gate, events] {
+            task.abort();
+            let _ = task.await;
+        }
         stop_kernel(kernel).await;
         log.close().await;
     }

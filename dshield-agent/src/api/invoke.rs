@@ -63,6 +63,7 @@ async fn answer(
     let pool = pool.ok_or_else(|| Failure::NoSuchFunction(target.name.to_owned()))?;
 
     let kind = Kind::of(request.headers())?;
+    (shared.state.health)().map_err(Failure::NotReady)?;
     if kind == Kind::DryRun {
         return Ok(status_only(StatusCode::NO_CONTENT));
     }
@@ -181,7 +182,11 @@ enum Failure {
     NoSuchFunction(String),
     InvocationType,
     Content(String),
-    TooLarge { limit: usize },
+    TooLarge {
+        limit: usize,
+    },
+    /// What would hold the function is not as it should be.
+    NotReady(String),
     Invoke(InvokeError),
 }
 
@@ -215,6 +220,10 @@ impl Failure {
             Self::TooLarge { limit } => {
                 let message = format!("Request must be smaller than {limit} bytes for the InvokeFunction operation");
                 (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", user(message))
+            }
+            Self::NotReady(reason) => {
+                let body = json!({ "Type": "Service", "Message": format!("The agent is not ready: {reason}") });
+                (StatusCode::SERVICE_UNAVAILABLE, "ServiceException", body)
             }
             Self::Invoke(error) => invoke_parts(error),
         }

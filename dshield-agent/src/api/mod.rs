@@ -41,7 +41,7 @@ const LARGE_BODIES: usize = 16;
 /// How many readers may follow the log at the same time; the other connections stay free for invocations.
 const STREAMS: usize = 128;
 
-/// Why the agent is not ready, if it is not. Asked for every `/readyz`; must not block.
+/// Why the agent is not ready, if it is not. Asked for every `/readyz` and every invocation; must not block.
 pub type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// What the API shows. Cheap to clone.

@@ -95,7 +95,7 @@ fn joined<T: ToString>(items: &[T]) -> String {
 /// What a person reads about a policy that is wrong.
 fn explain(error: &ConfigError) -> String {
     let ConfigError::Invalid(invalid) = error else {
-        return format!("error: {error}\n");
+        return format!("dshield: {error}\n");
     };
     let quoted = |problem| quote(&invalid.path, &invalid.text, problem);
     let quotes: Vec<String> = invalid.problems.iter().map(quoted).collect();

@@ -15,6 +15,7 @@ use crate::log::Log;
 
 /// Editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `dshield dev` takes.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,7 @@ pub(super) struct DevArgs {
     #[arg(long, value_name = "FILE", default_value = "dshield.toml")]
     config: PathBuf,
     /// Where the API listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = super::listen_address)]
     listen: SocketAddr,
     /// The folder that keeps the log. [default: .dshield beside the policy file]
     #[arg(long, value_name = "DIR")]
@@ -57,7 +58,8 @@ pub(super) async fn run(args: DevArgs) -> ExitCode {
 /// Prints entries as they become durable, from this boot's first on.
 async fn print(log: Log) {
     let mut head = log.head();
-    let mut next = head.borrow_and_update().saturating_sub(1);
+    let mut next = log.boot_entry();
+    head.mark_unchanged();
     loop {
         while let Ok(lines) = log.read(next, 256).await {
             if lines.is_empty() {
@@ -77,31 +79,54 @@ async fn print(log: Log) {
 /// Puts each change in force; returns only when watching is not possible.
 async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
     let (sender, mut changes) = mpsc::unbounded_channel();
-    let mut watcher = match watch(sender, state) {
+    let mut watcher = match watch(sender, written_here(state)) {
         Ok(watcher) => watcher,
         Err(error) => {
-            eprintln!("dshield dev: cannot watch files: {error}");
+            eprintln!(
+                "dshield dev: cannot watch files: {error}; raise fs.inotify.max_user_instances, or use `dshield run`"
+            );
             return ExitCode::FAILURE;
         }
     };
     let mut loaded = load(config).await.ok();
+    let mut wrong: Option<String> = None;
     loop {
         follow(&mut watcher, config, loaded.as_ref());
-        if changes.recv().await.is_none() {
-            return ExitCode::FAILURE;
-        }
-        while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
-        match load(config).await {
-            Ok(new) => {
-                match agent.deploy(&new).await {
-                    Ok(()) => eprintln!("dshield dev: reloaded {}", config.display()),
-                    Err(error) => eprintln!("dshield dev: not reloaded: {error}"),
-                }
-                loaded = Some(new);
+        let Some(mut changed) = changes.recv().await else { return ExitCode::FAILURE };
+        // At most so long: something that never stops changing must not keep the rest from being seen.
+        let _ = tokio::time::timeout(PATIENCE, async {
+            while let Ok(Some(paths)) = tokio::time::timeout(QUIET, changes.recv()).await {
+                changed.extend(paths);
             }
-            Err(error) => eprintln!("dshield dev: not reloaded, the last good version stays:\n{error}"),
+        })
+        .await;
+        match load(config).await {
+            // Another file in the policy's folder, perhaps the one that this output goes to.
+            Ok(new) if wrong.is_none() && loaded.as_ref().is_some_and(|old| same(old, &new, &changed)) => {}
+            Ok(new) => match agent.deploy(&new).await {
+                Ok(()) => {
+                    eprintln!("dshield dev: reloaded {}", config.display());
+                    (loaded, wrong) = (Some(new), None);
+                }
+                Err(error) => complain(&mut wrong, error.to_string()),
+            },
+            Err(error) => complain(&mut wrong, error),
         }
     }
+}
+
+/// Says what is wrong, once.
+fn complain(before: &mut Option<String>, error: String) {
+    if before.as_ref() != Some(&error) {
+        eprintln!("dshield dev: not reloaded, the last good version stays:\n{error}");
+        *before = Some(error);
+    }
+}
+
+/// Whether nothing changed that a deployment is made of.
+fn same(old: &LoadedConfig, new: &LoadedConfig, changed: &[PathBuf]) -> bool {
+    let code = |path: &PathBuf| new.functions.iter().any(|function| path.starts_with(&function.code));
+    old.deployment == new.deployment && old.functions == new.functions && !changed.iter().any(code)
 }
 
 async fn load(config: &Path) -> Result<LoadedConfig, String> {
@@ -112,16 +137,25 @@ async fn load(config: &Path) -> Result<LoadedConfig, String> {
     }
 }
 
-fn watch(sender: mpsc::UnboundedSender<()>, state: &Path) -> notify::Result<RecommendedWatcher> {
-    let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
+fn watch(sender: mpsc::UnboundedSender<Vec<PathBuf>>, ours: Vec<PathBuf>) -> notify::Result<RecommendedWatcher> {
     notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
-        // The log itself grows in the folder that is watched.
-        let changed = !matches!(event.kind, EventKind::Access(_));
-        if changed && event.paths.iter().any(|path| !path.starts_with(&state)) {
-            let _ = sender.send(());
+        if matches!(event.kind, EventKind::Access(_)) {
+            return;
+        }
+        let foreign = |path: &PathBuf| !ours.iter().any(|own| path.starts_with(own));
+        let paths: Vec<PathBuf> = event.paths.into_iter().filter(foreign).collect();
+        if !paths.is_empty() {
+            let _ = sender.send(paths);
         }
     })
+}
+
+/// What this process itself writes to: a change of it is no reason to reload, and would never end.
+fn written_here(state: &Path) -> Vec<PathBuf> {
+    let output = ["/proc/self/fd/1", "/proc/self/fd/2"].into_iter().map(Path::new);
+    let paths = output.chain([state]).map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+    paths.collect()
 }
 
 /// Watches the policy's folder and every code folder. Watching one twice does no harm.

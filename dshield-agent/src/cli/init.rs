@@ -20,7 +20,7 @@ pub fn run(dir: &Path, runtime: Runtime) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let _ = writeln!(io::stderr(), "error: {error}");
+            let _ = writeln!(io::stderr(), "dshield: {error}");
             match error {
                 InitError::Exists(_) => ExitCode::from(2),
                 InitError::Write { .. } => ExitCode::FAILURE,

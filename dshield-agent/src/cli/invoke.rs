@@ -102,7 +102,9 @@ fn read_data(data: &str) -> Result<Bytes, String> {
         return Ok(bytes.into());
     }
     match data.strip_prefix('@') {
-        Some(file) => std::fs::read(file).map(Bytes::from).map_err(|error| format!("--data @{file}: {error}")),
+        Some(file) => std::fs::read(file)
+            .map(Bytes::from)
+            .map_err(|error| format!("--data @{file}: {error}; name a file that can be read, or give the JSON itself")),
         None => Ok(data.to_owned().into()),
     }
 }

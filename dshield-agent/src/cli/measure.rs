@@ -17,7 +17,7 @@ pub(super) fn run(json: bool) -> ExitCode {
             }
         }
         Err(error) => {
-            eprintln!("dshield measure: {error}");
+            eprintln!("dshield: {error}");
             return ExitCode::FAILURE;
         }
     }

@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,9 +23,13 @@ pub mod logs;
 mod measure;
 mod run;
 
+const AFTER_HELP: &str = "\
+Exit codes: 0 it worked, 1 it failed, 2 wrong usage or a policy with mistakes.
+DSHIELD_LOG sets how much the agent says on stderr: info (the default), debug, dshield_agent::proxy=trace, ….";
+
 /// Runs serverless functions and proves where their data can go.
 #[derive(Debug, Parser)]
-#[command(name = "dshield", version, about, propagate_version = true)]
+#[command(name = "dshield", version, propagate_version = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -73,7 +78,18 @@ pub fn main() -> ExitCode {
         return sandbox::init::run();
     }
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("DSHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match std::env::var("DSHIELD_LOG").ok().filter(|text| !text.is_empty()) {
+        None => EnvFilter::new("info"),
+        Some(text) => match EnvFilter::try_new(&text) {
+            Ok(filter) => filter,
+            Err(error) => {
+                eprintln!(
+                    "dshield: DSHIELD_LOG={text:?} is not understood ({error}); write it as info, debug or dshield_agent::proxy=trace"
+                );
+                return ExitCode::from(2);
+            }
+        },
+    };
     // no-color.org
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(io::stderr).init();
@@ -87,6 +103,11 @@ pub fn main() -> ExitCode {
         Command::Init { dir, runtime } => init::run(&dir, runtime),
         Command::Measure { json } => measure::run(json),
     }
+}
+
+/// An address for `--listen`: an IP address with a port.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }
 
 fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {

@@ -16,7 +16,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE", default_value = "dshield.toml")]
     config: PathBuf,
     /// Where the API listens.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = super::listen_address)]
     listen: SocketAddr,
     /// The folder that keeps the log.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/dshield")]

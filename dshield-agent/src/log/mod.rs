@@ -69,6 +69,7 @@ struct Shared {
     head: watch::Receiver<u64>,
     public_key_pem: String,
     boot_id: Arc<str>,
+    boot_entry: u64,
 }
 
 /// A record that has its place in the log and is not durable yet. Dropping it is fine: the record is written.
@@ -117,7 +118,7 @@ impl Log {
             .name("log-writer".to_owned())
             .spawn(move || writer.run(commands))
             .map_err(|error| LogError::Failed { cause: error.to_string().into() })?;
-        let shared = Shared { queue, failure, store, head, public_key_pem, boot_id };
+        let shared = Shared { queue, failure, store, head, public_key_pem, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -202,6 +203,12 @@ impl Log {
     #[must_use]
     pub fn boot_id(&self) -> &str {
         &self.shared.boot_id
+    }
+
+    /// The number of this boot's first entry.
+    #[must_use]
+    pub fn boot_entry(&self) -> u64 {
+        self.shared.boot_entry
     }
 
     /// Whether the log takes records.

@@ -45,7 +45,6 @@ pub type WhoAsked = Arc<dyn Fn(u64, SocketAddr) -> Option<Process> + Send + Sync
 /// What all instances share.
 pub struct Proxy {
     log: Log,
-    log_level: LogLevel,
     ca: Arc<InspectionCa>,
     resolver: Arc<Resolver>,
     who_asked: WhoAsked,
@@ -56,6 +55,7 @@ pub struct Proxy {
 #[derive(Debug)]
 pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
+    log_level: LogLevel,
     upstream: Upstream,
 }
 
@@ -89,16 +89,16 @@ impl Drop for Serving {
 impl Proxy {
     /// A proxy that logs to `log`, with this boot's inspection CA.
     #[must_use]
-    pub fn new(log: Log, log_level: LogLevel, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
+    pub fn new(log: Log, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
         let resolver = Arc::new(Resolver::default());
-        Self { log, log_level, ca, resolver, who_asked, connections: Arc::default() }
+        Self { log, ca, resolver, who_asked, connections: Arc::default() }
     }
 
     /// Prepares a function.
     #[must_use]
-    pub fn function(&self, policy: Arc<FunctionPolicy>) -> Arc<FunctionEgress> {
+    pub fn function(&self, policy: Arc<FunctionPolicy>, log_level: LogLevel) -> Arc<FunctionEgress> {
         let upstream = Upstream::new(self.resolver.clone());
-        Arc::new(FunctionEgress { policy, upstream })
+        Arc::new(FunctionEgress { policy, log_level, upstream })
     }
 
     /// Serves the proxy and DNS sockets of one instance.
@@ -112,13 +112,14 @@ impl Proxy {
         refusals: Arc<Refusals>,
         sockets: ServedSockets,
     ) -> Serving {
+        let log_level = egress.log_level;
         let context = Arc::new(Context {
             instance,
             egress,
             refusals,
             names: Names::default(),
             log: self.log.clone(),
-            log_level: self.log_level,
+            log_level,
             ca: self.ca.clone(),
             who_asked: self.who_asked.clone(),
             connections: self.connections.clone(),
