@@ -2,8 +2,10 @@
 //!
 //! * [`standin`]: a local upstream that speaks the Messages API and remembers what reached it.
 //! * [`tripwire`]: listeners that nothing may ever reach.
+//! * [`nameserver`]: a name server that gives every name one address.
 //! * [`agent`]: starts the real `dshield` binary with a policy, invokes functions, reads the log.
 //! * [`scene`]: the three together, as most tests need them.
+//! * [`script`]: a function that runs the Python code in its event.
 //! * [`client`], [`load`], [`wait`], [`requires`]: HTTP, keep-alive load, deadlines, skipping.
 //!
 //! A test describes a [`agent::Project`]; what comes out are answers, log entries and what arrived outside.
@@ -13,8 +15,10 @@ pub mod agent;
 mod background;
 pub mod client;
 pub mod load;
+pub mod nameserver;
 pub mod requires;
 pub mod scene;
+pub mod script;
 pub mod standin;
 pub mod tripwire;
 pub mod wait;

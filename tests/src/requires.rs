@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use crate::agent::cgroup2;
+
 /// True when running as root.
 #[must_use]
 pub fn require_root() -> bool {
@@ -15,6 +17,15 @@ pub fn requires(program: &str) -> bool {
     let found =
         ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
     have(found, &format!("{program} is not installed system-wide"))
+}
+
+/// True when the machine has these controllers in cgroup v2, where they can bound instances.
+#[must_use]
+pub fn requires_controllers(names: &[&str]) -> bool {
+    let file = cgroup2().map(|root| root.join("cgroup.controllers"));
+    let listed = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+    let missing: Vec<_> = names.iter().filter(|name| !listed.split_whitespace().any(|one| one == **name)).collect();
+    have(missing.is_empty(), &format!("cgroup v2 lacks the controllers {missing:?}"))
 }
 
 /// True when the system's Python has this module.

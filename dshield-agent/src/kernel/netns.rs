@@ -10,7 +10,7 @@ use std::thread;
 
 use dshield_common::abi::DNS_PORT;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr};
+use nix::sys::socket::sockopt::{IpFreebind, Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket};
 
 use super::{KernelError, netlink};
@@ -114,6 +114,9 @@ fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         setsockopt(&socket, Ipv6V6Only, &true)?;
         setsockopt(&socket, Ipv6RecvPacketInfo, &true)?;
+        // An answer comes from the address that was asked. The route makes it local, but for IPv6 the kernel
+        // looks at the interface's own addresses only, unless told otherwise.
+        setsockopt(&socket, IpFreebind, &true)?;
     } else {
         setsockopt(&socket, Ipv4PacketInfo, &true)?;
     }

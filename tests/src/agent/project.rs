@@ -11,6 +11,7 @@ use crate::standin::{NAME, Standin};
 #[derive(Debug)]
 pub struct Project {
     folder: TempDir,
+    policy: String,
     functions: String,
 }
 
@@ -25,14 +26,24 @@ impl Project {
     #[must_use]
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("dshield-test-").tempdir().expect("a temporary folder");
-        Self { folder, functions: String::new() }
+        Self { folder, policy: String::new(), functions: String::new() }
+    }
+
+    /// Any setting of `[policy]`, its value as TOML.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        if self.policy.is_empty() {
+            self.policy.push_str("[policy]\n");
+        }
+        // Writing into a String cannot fail.
+        let _ = writeln!(self.policy, "{key} = {value}");
+        self
     }
 
     /// Adds a function: writes its code and its part of the policy.
     #[must_use]
     pub fn with(mut self, function: &Function) -> Self {
         let code = function.code.put(self.folder.path().join("functions").join(&function.name));
-        // Writing into a String cannot fail.
         let _ = write!(
             self.functions,
             "\n[[function]]\nname = {}\nruntime = {}\ncode = {}\n{}{}",
@@ -59,8 +70,8 @@ impl Project {
 
     /// The text of `dshield.toml`.
     #[must_use]
-    pub fn policy(&self) -> &str {
-        self.functions.trim_start()
+    pub fn policy(&self) -> String {
+        format!("{}{}", self.policy, self.functions).trim_start().to_owned()
     }
 
     /// Writes `dshield.toml` and returns its path.
@@ -222,7 +233,13 @@ impl Egress {
     #[must_use]
     pub fn pinned(self, standin: &Standin) -> Self {
         let ca = quote(&standin.ca_file().to_string_lossy());
-        self.strings("resolve", &[&standin.addr().to_string()]).set("ca", &ca)
+        self.resolve(standin).set("ca", &ca)
+    }
+
+    /// `resolve` alone, for what is not decrypted.
+    #[must_use]
+    pub fn resolve(self, standin: &Standin) -> Self {
+        self.strings("resolve", &[&standin.addr().to_string()])
     }
 
     /// `methods`.

@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tempfile::NamedTempFile;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 pub use messages::PAUSE;
@@ -50,7 +51,22 @@ impl Standin {
     /// Plays these names.
     #[must_use]
     pub fn start_as(names: &[&str]) -> Self {
-        let (ca_pem, config) = tls::identity(names);
+        Self::start_with(tls::identity(names, false), true)
+    }
+
+    /// Plays [`NAME`] with a certificate that is no longer valid.
+    #[must_use]
+    pub fn start_expired() -> Self {
+        Self::start_with(tls::identity(&[NAME], true), true)
+    }
+
+    /// Speaks HTTP without TLS, whatever name it is called by.
+    #[must_use]
+    pub fn start_plain() -> Self {
+        Self::start_with(tls::identity(&[NAME], false), false)
+    }
+
+    fn start_with((ca_pem, config): (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
         let mut ca_file =
             tempfile::Builder::new().prefix("upstream-ca-").suffix(".pem").tempfile().expect("a temporary file");
         ca_file.write_all(ca_pem.as_bytes()).expect("the file is ours");
@@ -58,8 +74,8 @@ impl Standin {
         let addr = listener.local_addr().expect("a bound socket has an address");
         let (record, connections) = (Record::default(), Arc::new(AtomicUsize::new(0)));
         let (recorded, counted) = (record.clone(), Arc::clone(&connections));
-        let server =
-            Background::spawn("standin", move || accept(listener, TlsAcceptor::from(config), recorded, counted));
+        let tls = encrypted.then(|| TlsAcceptor::from(config));
+        let server = Background::spawn("standin", move || accept(listener, tls, recorded, counted));
         Self { addr, ca_pem, ca_file, record, connections, _server: server }
     }
 
@@ -94,7 +110,7 @@ impl Standin {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record, connections: Arc<AtomicUsize>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, record: Record, connections: Arc<AtomicUsize>) {
     listener.set_nonblocking(true).expect("a socket can be made non-blocking");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener of this process");
     while let Ok((stream, _)) = listener.accept().await {
@@ -103,12 +119,21 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record, connect
         tokio::spawn(async move {
             // Without this the kernel would hold small events back.
             let _ = stream.set_nodelay(true);
-            let Ok(stream) = tls.accept(stream).await else { return };
-            let service = service_fn(move |request| routes::serve(request, record.clone()));
-            // A client that goes away ends its connection, nothing else.
-            let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            match tls {
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    speak(stream, record).await;
+                }
+                None => speak(stream, record).await,
+            }
         });
     }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin, record: Record) {
+    let service = service_fn(move |request| routes::serve(request, record.clone()));
+    // A client that goes away ends its connection, nothing else.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 #[cfg(test)]

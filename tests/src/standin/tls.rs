@@ -1,12 +1,13 @@
 //! The stand-in's identity: a certificate authority of its own and a leaf for the names it plays.
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 
-/// Makes the authority (PEM) and a server configuration with a leaf for `names`, valid for HTTP/1.1.
-pub(super) fn identity(names: &[&str]) -> (String, Arc<ServerConfig>) {
+/// Makes the authority (PEM) and a server configuration with a leaf for `names`, valid for HTTP/1.1; a leaf that
+/// has `expired` was valid in the year 2020.
+pub(super) fn identity(names: &[&str], expired: bool) -> (String, Arc<ServerConfig>) {
     let ca_key = KeyPair::generate().expect("the random source works");
     let mut ca = CertificateParams::default();
     ca.distinguished_name.push(DnType::CommonName, "D-Shield test upstream CA");
@@ -18,6 +19,10 @@ pub(super) fn identity(names: &[&str]) -> (String, Arc<ServerConfig>) {
     let leaf_key = KeyPair::generate().expect("the random source works");
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut leaf = CertificateParams::new(names).expect("the names are host names");
+    if expired {
+        leaf.not_before = date_time_ymd(2020, 1, 1);
+        leaf.not_after = date_time_ymd(2020, 12, 31);
+    }
     leaf.use_authority_key_identifier_extension = true;
     let leaf = leaf.signed_by(&leaf_key, &issuer).expect("the issuer may sign");
     let key = PrivatePkcs8KeyDer::from(leaf_key.serialize_der());
