@@ -28,6 +28,13 @@ pub fn requires_controllers(names: &[&str]) -> bool {
     have(missing.is_empty(), &format!("cgroup v2 lacks the controllers {missing:?}"))
 }
 
+/// True when the administrator's tool `program` is there, for the test itself.
+#[must_use]
+pub fn requires_tool(program: &str) -> bool {
+    let found = ["/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
+    have(found, &format!("{program} is not installed"))
+}
+
 /// True when the system's Python has this module.
 #[must_use]
 pub fn requires_python_module(module: &str) -> bool {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use dshield_common::log::entry::{Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
-use dshield_tests::requires::{require_root, requires};
+use dshield_tests::requires::{require_root, requires_tool};
 use dshield_tests::scene::{Scene, allowed};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
@@ -49,7 +49,7 @@ fn an_instance_that_ends_takes_everything_with_it() {
 /// Root can detach a program at any time: the agent notices, says so, and runs nothing any more.
 #[test]
 fn a_detached_program_ends_every_instance_and_is_in_the_log() {
-    if !require_root() || !requires("bpftool") {
+    if !require_root() || !requires_tool("bpftool") {
         return;
     }
     for (unpin, words) in [(false, "detached"), (true, "No such file")] {
@@ -61,7 +61,8 @@ fn a_detached_program_ends_every_instance_and_is_in_the_log() {
         if unpin {
             std::fs::remove_file(&pin).expect("the pin is there");
         } else {
-            let output = Command::new("bpftool").args(["link", "detach", "pinned", &pin]).output().expect("it starts");
+            let output =
+                Command::new("/usr/sbin/bpftool").args(["link", "detach", "pinned", &pin]).output().expect("it starts");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         wait::until("the agent to notice", || (agent.get("/readyz").status == 503).then_some(()));
