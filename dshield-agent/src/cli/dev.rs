@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
@@ -15,6 +15,8 @@ use crate::log::Log;
 
 /// Editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(200);
+/// A folder in which something is always written must not keep a change waiting.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// What `dshield dev` takes.
 #[derive(Debug, clap::Args)]
@@ -87,10 +89,17 @@ async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
     let mut loaded = load(config).await.ok();
     loop {
         follow(&mut watcher, config, loaded.as_ref());
-        if changes.recv().await.is_none() {
-            return ExitCode::FAILURE;
+        loop {
+            match changes.recv().await {
+                Some(paths) if concern(&paths, config, loaded.as_ref()) => break,
+                Some(_) => {}
+                None => return ExitCode::FAILURE,
+            }
         }
-        while let Ok(Some(())) = tokio::time::timeout(QUIET, changes.recv()).await {}
+        let first = Instant::now();
+        while let Ok(Some(_)) = tokio::time::timeout(QUIET, changes.recv()).await
+            && first.elapsed() < LONGEST_WAIT
+        {}
         match load(config).await {
             Ok(new) => {
                 match agent.deploy(&new).await {
@@ -112,14 +121,26 @@ async fn load(config: &Path) -> Result<LoadedConfig, String> {
     }
 }
 
-fn watch(sender: mpsc::UnboundedSender<()>, state: &Path) -> notify::Result<RecommendedWatcher> {
+/// Whether what runs depends on one of `paths`: beside the policy there may be other files that change all the
+/// time, this program's own output among them.
+fn concern(paths: &[PathBuf], config: &Path, loaded: Option<&LoadedConfig>) -> bool {
+    let Some(LoadedConfig { path: policy, certificates, functions, .. }) = loaded else { return true };
+    paths.iter().any(|path| {
+        path == policy
+            || path == config
+            || certificates.contains(path)
+            || functions.iter().any(|function| path.starts_with(&function.code))
+    })
+}
+
+fn watch(sender: mpsc::UnboundedSender<Vec<PathBuf>>, state: &Path) -> notify::Result<RecommendedWatcher> {
     let state = state.canonicalize().unwrap_or_else(|_| state.to_owned());
     notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let Ok(event) = event else { return };
         // The log itself grows in the folder that is watched.
-        let changed = !matches!(event.kind, EventKind::Access(_));
-        if changed && event.paths.iter().any(|path| !path.starts_with(&state)) {
-            let _ = sender.send(());
+        let paths: Vec<_> = event.paths.into_iter().filter(|path| !path.starts_with(&state)).collect();
+        if !matches!(event.kind, EventKind::Access(_)) && !paths.is_empty() {
+            let _ = sender.send(paths);
         }
     })
 }

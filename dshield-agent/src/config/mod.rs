@@ -26,6 +26,8 @@ pub struct LoadedConfig {
     pub functions: Vec<Arc<LoadedFunction>>,
     /// The file, absolute.
     pub path: PathBuf,
+    /// The certificate files that it names.
+    pub certificates: Vec<PathBuf>,
 }
 
 /// A function whose code is there.
@@ -57,7 +59,13 @@ pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
     let absolute = path.canonicalize().map_err(unreadable)?;
     let folder = absolute.parent().unwrap_or(Path::new("/"));
 
-    let mut read_ca = |name: &str| read(&folder.join(name)).map_err(|error| error.to_string());
+    let mut certificates = Vec::new();
+    let mut read_ca = |name: &str| {
+        let file = folder.join(name);
+        let content = read(&file).map_err(|error| error.to_string());
+        certificates.push(file);
+        content
+    };
     let parsed = Deployment::parse_with_positions(&text, &mut read_ca);
     let invalid = |problems| ConfigError::Invalid(Invalid { path: path.to_owned(), text: text.clone(), problems });
     let (deployment, positions) = parsed.map_err(invalid)?;
@@ -76,7 +84,7 @@ pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
     if !problems.is_empty() {
         return Err(invalid(problems));
     }
-    Ok(LoadedConfig { deployment, functions, path: absolute })
+    Ok(LoadedConfig { deployment, functions, path: absolute, certificates })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
