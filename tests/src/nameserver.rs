@@ -37,17 +37,23 @@ impl NameServer {
         self.questions.load(Ordering::Relaxed)
     }
 
-    /// A [`crate::agent::Launch::wrapper`] under which the agent asks this server and no other. It needs `unshare`,
-    /// and `folder` for a file.
+    /// [`wrapper`] for this server.
     #[must_use]
     pub fn wrapper(&self, folder: &Path) -> Vec<String> {
-        let resolver = folder.join("resolv.conf");
-        let text = format!("nameserver {}\noptions timeout:1 attempts:1\n", self.address);
-        std::fs::write(&resolver, text).expect("the folder is ours");
-        let bind = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-        let line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, &resolver.to_string_lossy()];
-        line.map(str::to_owned).to_vec()
+        wrapper(self.address, folder)
     }
+}
+
+/// A [`crate::agent::Launch::wrapper`] under which the agent asks the name server at `address` and no other. It
+/// needs `unshare`, and `folder` for a file.
+#[must_use]
+pub fn wrapper(address: Ipv4Addr, folder: &Path) -> Vec<String> {
+    let resolver = folder.join("resolv.conf");
+    let text = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
+    std::fs::write(&resolver, text).expect("the folder is ours");
+    let bind = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, &resolver.to_string_lossy()];
+    line.map(str::to_owned).to_vec()
 }
 
 async fn serve(socket: UdpSocket, answer: Ipv4Addr, questions: Arc<AtomicUsize>) {

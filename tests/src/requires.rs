@@ -14,8 +14,9 @@ pub fn require_root() -> bool {
 /// True when `program` is in a folder that the sandbox shows to functions.
 #[must_use]
 pub fn requires(program: &str) -> bool {
-    let found =
-        ["/usr/bin", "/bin", "/usr/local/bin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
+    let found = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"]
+        .iter()
+        .any(|dir| std::path::Path::new(dir).join(program).exists());
     have(found, &format!("{program} is not installed system-wide"))
 }
 

@@ -2,6 +2,7 @@
 use std::net::Ipv4Addr;
 
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
+use dshield_tests::nameserver;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::{SECRET, Scene, allowed, allowed_but};
 use dshield_tests::standin::{NAME, Standin};
@@ -68,12 +69,7 @@ fn a_refused_name_causes_no_packet() {
     let names = Tripwire::name_server(address);
     let rule = Egress::to("unpinned.example").methods(&["POST"]);
     let project = Project::new().with(&Function::probe("native").egress(&rule));
-    let resolver = project.folder().join("resolv.conf");
-    std::fs::write(&resolver, format!("nameserver {address}\noptions timeout:1 attempts:1\n")).expect("ours");
-    let bind = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
-    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, &resolver.to_string_lossy()]
-        .map(str::to_owned)
-        .to_vec();
+    let wrapper = nameserver::wrapper(address, project.folder());
     let agent = Agent::launch(&project, Launch { wrapper, ..Launch::default() }).unwrap_or_else(|e| panic!("{e}"));
 
     let refused = agent.call("native", &json!({"do": "resolve", "name": "attacker.example"}));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use dshield_common::log::entry::{Close, Connect, Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Log, Project};
-use dshield_tests::nameserver::NameServer;
+use dshield_tests::nameserver::{self, NameServer};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::{SECRET, Scene, allowed, allowed_but};
 use dshield_tests::script::{self, run, run_with};
@@ -249,6 +249,26 @@ fn a_name_that_resolves_to_loopback_is_refused_unless_a_rule_pins_it() {
         "{log}"
     );
     assert_eq!(standin.connections(), 0);
+}
+
+/// Invariant 2: without DNS nothing leaves, and the function is told why.
+#[test]
+fn a_name_that_cannot_be_resolved_is_an_answer_that_says_so() {
+    if !require_root() || !requires("unshare") || !requires("python3") {
+        return;
+    }
+    // Nobody listens there.
+    let silent = Ipv4Addr::new(127, 91, 53, 99);
+    let project = Project::new().with(&script::function("f").egress(&Egress::to("unpinned.example")));
+    let launch = Launch { wrapper: nameserver::wrapper(silent, project.folder()), ..Launch::default() };
+    let agent = Agent::launch(&project, launch).unwrap_or_else(|error| panic!("{error}"));
+    let answer = run_with(&agent, "f", POST, json!({"host": "unpinned.example"}));
+    assert_eq!((&answer["status"], &answer["refused"]), (&json!(502), &json!("upstream_unreachable")), "{answer}");
+    assert!(answer["body"].as_str().is_some_and(|body| body.contains("could not be resolved")), "{answer}");
+    let ended =
+        |log: &Log| log.events().any(|(_, event)| matches!(event, Event::Request(request) if request.error.is_some()));
+    let log = agent.log_with("the request's failure", ended);
+    assert_eq!(log.verify(), Ok(()));
 }
 
 /// The upstream must prove its name before anything is sent to it.

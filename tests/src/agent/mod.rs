@@ -27,6 +27,8 @@ use process::Process;
 /// How to start an agent; see [`Agent::start`] for the ordinary way.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    /// `run` or `dev`.
+    pub command: &'static str,
     /// `--name`.
     pub name: String,
     /// `--listen`.
@@ -47,7 +49,8 @@ impl Default for Launch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("dst-{}-{number}", std::process::id());
-        Self { name, listen: "127.0.0.1:0".into(), config: None, state: None, binary: None, wrapper: Vec::new() }
+        let listen = "127.0.0.1:0".into();
+        Self { command: "run", name, listen, config: None, state: None, binary: None, wrapper: Vec::new() }
     }
 }
 
@@ -80,7 +83,7 @@ impl Agent {
         let before = leftovers.found();
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
         let arguments = [
-            "run".into(),
+            launch.command.into(),
             "--config".into(),
             path(&config),
             "--listen".into(),
@@ -131,6 +134,12 @@ impl Agent {
     #[must_use]
     pub fn leftovers(&self) -> &Leftovers {
         &self.leftovers
+    }
+
+    /// What it has written to stdout so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        self.process.stdout()
     }
 
     /// What it has written to stderr so far.

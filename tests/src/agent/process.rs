@@ -97,6 +97,10 @@ impl Process {
         self.child.id()
     }
 
+    pub(super) fn stdout(&self) -> String {
+        std::fs::read_to_string(&self.stdout).unwrap_or_default()
+    }
+
     pub(super) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
@@ -132,8 +136,7 @@ impl Process {
     }
 
     fn error(&self, cause: &str, code: Option<i32>) -> StartError {
-        let stdout = std::fs::read_to_string(&self.stdout).unwrap_or_default();
-        StartError { cause: cause.to_owned(), code, stdout, stderr: self.stderr(), left: Vec::new() }
+        StartError { cause: cause.to_owned(), code, stdout: self.stdout(), stderr: self.stderr(), left: Vec::new() }
     }
 }
 
