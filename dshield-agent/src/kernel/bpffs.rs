@@ -16,6 +16,8 @@ use super::KernelError;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
+const FOLDERS: [&str; 4] = ["programs", "links", "maps", "instances"];
+
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
@@ -35,10 +37,20 @@ impl Pins {
         mount_bpffs()?;
         let pins = Self { root: Path::new(BPFFS).join(name) };
         pins.remove()?;
-        for folder in ["", "programs", "links", "maps", "instances"] {
+        make_private(&pins.root)?;
+        for folder in FOLDERS {
             make_private(&pins.root.join(folder))?;
         }
         Ok(pins)
+    }
+
+    /// The folder that an agent of this name would have, when it holds what no agent makes.
+    #[must_use]
+    pub fn foreign(name: &str) -> Option<PathBuf> {
+        let path = Path::new(BPFFS).join(name);
+        let own = |entry: fs::DirEntry| FOLDERS.iter().any(|folder| entry.file_name() == *folder);
+        let foreign = fs::read_dir(&path).is_ok_and(|mut entries| !entries.all(|entry| entry.is_ok_and(own)));
+        foreign.then_some(path)
     }
 
     /// Where a program of this name is pinned.

@@ -99,6 +99,16 @@ impl AgentCgroup {
         destroy_tree(&self.path)
     }
 
+    /// The cgroup that an agent of this name would have, when processes are in it or below.
+    ///
+    /// # Errors
+    /// No cgroup v2.
+    pub fn populated(name: &str) -> Result<Option<PathBuf>, KernelError> {
+        let path = mount_point()?.join(name);
+        let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+        Ok(events.lines().any(|line| line == "populated 1").then_some(path))
+    }
+
     /// Removes what a killed agent of this name left.
     ///
     /// # Errors

@@ -66,6 +66,16 @@ pub enum KernelError {
         /// The cause.
         source: aya::maps::MapError,
     },
+    /// A cgroup or pins of that name are there that no agent made.
+    #[error(
+        "{} is there already and is not of an agent named `{name}`: choose another --name, or remove it", path.display()
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// What is there.
+        path: PathBuf,
+    },
     /// Linux without a mounted cgroup v2 hierarchy.
     #[error(
         "no cgroup v2 hierarchy is mounted: mount one (`mount -t cgroup2 none /sys/fs/cgroup`), or start the container with `--cgroupns host -v /sys/fs/cgroup:/sys/fs/cgroup:rw`"

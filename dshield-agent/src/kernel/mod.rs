@@ -60,10 +60,15 @@ impl Kernel {
     /// What is missing on this machine, and what to do about it. Nothing is left behind.
     pub fn start(name: &str) -> Result<(Self, Events), KernelError> {
         let run_dir = RunDir::lock(name)?;
-        if AgentCgroup::destroy_leftover(name)? {
-            tracing::info!("removed what an earlier agent named `{name}` left behind");
-        }
-        let cgroup = AgentCgroup::create(name)?;
+        let cgroup = match own_cgroup(name, &run_dir) {
+            Ok(cgroup) => cgroup,
+            Err(error) => {
+                if run_dir.is_new() {
+                    let _ = run_dir.remove();
+                }
+                return Err(error);
+            }
+        };
         let result = run_dir.exclusively(|| Pins::create(name)).and_then(|pins| {
             let loaded = load(&cgroup, &pins);
             if loaded.is_err() {
@@ -80,6 +85,7 @@ impl Kernel {
             }
             Err(error) => {
                 let _ = cgroup.destroy();
+                let _ = run_dir.remove();
                 Err(error)
             }
         }
@@ -141,6 +147,20 @@ impl Kernel {
         self.pins.remove().and(removed)?;
         self.run_dir.remove()
     }
+}
+
+/// Makes the agent's cgroup, in place of what a killed agent left. Where no agent was before, processes in
+/// the cgroup and pins that are not ours are somebody's: they must not be killed and removed for their name.
+fn own_cgroup(name: &str, run_dir: &RunDir) -> Result<AgentCgroup, KernelError> {
+    if run_dir.is_new()
+        && let Some(path) = AgentCgroup::populated(name)?.or_else(|| Pins::foreign(name))
+    {
+        return Err(KernelError::NameTaken { name: name.into(), path });
+    }
+    if AgentCgroup::destroy_leftover(name)? {
+        tracing::info!("removed what an earlier agent named `{name}` left behind");
+    }
+    AgentCgroup::create(name)
 }
 
 struct Loaded {

@@ -1,5 +1,6 @@
 //! `/run/dshield/<name>/`: the agent's run-time folder, and the lock that makes its name unique.
 use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ const ROOT: &str = "/run/dshield";
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    new: bool,
     _lock: Flock<File>,
 }
 
@@ -31,13 +33,25 @@ impl RunDir {
             return Err(KernelError::BadName { name: name.into() });
         }
         let path = Path::new(ROOT).join(name);
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(KernelError::file(&path))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(ROOT).map_err(KernelError::file(Path::new(ROOT)))?;
         let lock = match Flock::lock(open(&lock_file(name))?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((_, Errno::EAGAIN)) => return Err(KernelError::AlreadyRunning { name: name.into() }),
             Err((_, errno)) => return Err(KernelError::File { path, source: errno.into() }),
         };
-        Ok(Self { path, _lock: lock })
+        let new = match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(source) => return Err(KernelError::File { path, source }),
+        };
+        Ok(Self { path, new, _lock: lock })
+    }
+
+    /// Whether no agent of this name was here before: a clean stop removes the folder, a kill leaves it.
+    /// What carries the name elsewhere is not D-Shield's then.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.new
     }
 
     /// The folder.

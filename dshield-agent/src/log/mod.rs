@@ -219,6 +219,12 @@ impl Log {
         if self.shared.queue.is_closed() { Err(self.ended()) } else { self.failed() }
     }
 
+    /// Resolves when the log has failed: what was allowed to leave must stop then, for nothing that it still
+    /// does would be recorded.
+    pub async fn failure(&self) -> LogError {
+        self.shared.failure.raised().await
+    }
+
     /// Writes what is queued, ends the writer and closes the file. Later records are refused.
     pub async fn close(&self) {
         // It fails when somebody else closes the log already; either way the end is what there is to wait for.

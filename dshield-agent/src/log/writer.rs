@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Entry, Event, Record};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::error::LogError;
@@ -36,18 +36,33 @@ pub(super) enum Command {
 
 /// The first failure, once there was one: set once, read by everybody.
 #[derive(Debug, Default)]
-pub(super) struct Failure(OnceLock<Arc<str>>);
+pub(super) struct Failure {
+    cause: OnceLock<Arc<str>>,
+    raised: Notify,
+}
 
 impl Failure {
     /// The error that every operation after the failure returns.
     pub(super) fn error(&self) -> Option<LogError> {
-        self.0.get().map(|cause| LogError::Failed { cause: cause.clone() })
+        self.cause.get().map(|cause| LogError::Failed { cause: cause.clone() })
     }
 
     fn set(&self, error: &LogError) {
         tracing::error!(%error, "the log stopped accepting entries");
         // Only the writer sets it, and stops writing when it did.
-        let _ = self.0.set(error.to_string().into());
+        let _ = self.cause.set(error.to_string().into());
+        self.raised.notify_waiters();
+    }
+
+    /// Resolves with the failure, as soon as there is one.
+    pub(super) async fn raised(&self) -> LogError {
+        loop {
+            let raised = self.raised.notified();
+            if let Some(error) = self.error() {
+                return error;
+            }
+            raised.await;
+        }
     }
 }
 

@@ -111,15 +111,23 @@ impl Allowed {
     }
 
     async fn relay(&mut self, stream: Counted<TcpStream>, hello: bytes::Bytes) {
-        let result = match self.route.tls() {
-            TlsMode::Inspect => self.inspect(stream.with_prefix(hello)).await,
-            TlsMode::Passthrough => self.pass_through(stream, hello).await,
-            TlsMode::None => http::serve(stream, self).await,
+        let log = self.context.log.clone();
+        let relay = async {
+            match self.route.tls() {
+                TlsMode::Inspect => self.inspect(stream.with_prefix(hello)).await,
+                TlsMode::Passthrough => self.pass_through(stream, hello).await,
+                TlsMode::None => http::serve(stream, self).await,
+            }
+        };
+        let result = tokio::select! {
+            result = relay => result,
+            // What an open connection goes on to send could not be accounted for.
+            failure = log.failure() => Err(failure.to_string()),
         };
         self.error = result.err();
     }
 
-    async fn inspect(&mut self, stream: Counted<TcpStream>) -> Result<(), String> {
+    async fn inspect(&self, stream: Counted<TcpStream>) -> Result<(), String> {
         let config = self.context.ca.server_config(&self.route.name).map_err(|error| error.to_string())?;
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
         let stream = handshake
@@ -128,7 +136,7 @@ impl Allowed {
         http::serve(stream, self).await
     }
 
-    async fn pass_through(&mut self, stream: Counted<TcpStream>, hello: bytes::Bytes) -> Result<(), String> {
+    async fn pass_through(&self, stream: Counted<TcpStream>, hello: bytes::Bytes) -> Result<(), String> {
         let upstream = match self.context.egress.upstream.dial(&self.route).await {
             Ok(upstream) => upstream,
             Err(error) => {

@@ -117,12 +117,14 @@ fn refused(reason: &str, detail: &str) -> Event {
 }
 
 impl Context {
-    fn answer_dns(&self, question: &[u8]) -> Option<Vec<u8>> {
+    async fn answer_dns(&self, question: &[u8]) -> Option<Vec<u8>> {
         let Verdict { reply, event } = answer(question, self.instance.policy(), &self.names);
         match event {
             Some(Event::Refused(refused)) => self.refusals.report(refused),
             Some(event) => {
-                let _ = self.log.enqueue_now(Record { subject: self.instance.subject(), event });
+                // Waits while the log is busy: a function can ask faster than any disk writes. A log that has
+                // failed lets no connection to the answered address out.
+                let _ = self.log.enqueue(Record { subject: self.instance.subject(), event }).await;
             }
             None => {}
         }
@@ -144,7 +146,7 @@ pub(super) async fn serve_udp(socket: UdpSocket, context: Arc<Context>) {
                 continue;
             }
         };
-        if let Some(reply) = context.answer_dns(&buffer[..length]) {
+        if let Some(reply) = context.answer_dns(&buffer[..length]).await {
             // One UDP answer is small: one question, one address. A full send buffer drops it, as UDP does.
             let _ = socket.async_io(Interest::WRITABLE, || send(&socket, &reply, client, asked)).await;
         }
@@ -197,7 +199,7 @@ pub(super) async fn serve_tcp(mut stream: TcpStream, _peer: SocketAddr, context:
             let length = tokio::time::timeout(TCP_IDLE, stream.read_u16()).await??;
             let mut question = vec![0; length.into()];
             tokio::time::timeout(TCP_IDLE, stream.read_exact(&mut question)).await??;
-            let Some(reply) = context.answer_dns(&question) else { break };
+            let Some(reply) = context.answer_dns(&question).await else { break };
             let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
             stream.write_u16(length).await?;
             stream.write_all(&reply).await?;

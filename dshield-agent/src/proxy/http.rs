@@ -25,6 +25,10 @@ use super::upstream::UpstreamError;
 /// How long a connection may be idle, and how long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEADERS: usize = 128;
+/// The largest request head: what each of an instance's connections may hold in the agent's memory.
+const HEAD_BYTES: usize = 64 << 10;
+/// The longest path and method that surely fit a log entry, with every character escaped.
+const LONGEST_TARGET: usize = 8 << 10;
 
 /// RFC 9110, section 7.6.1, and what belongs to one connection only. `Expect` is answered here.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -49,6 +53,7 @@ pub(super) async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
+        .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .await
         .map_err(|error| error.to_string())
@@ -84,6 +89,12 @@ fn judge(connection: &Allowed, request: &Request<Incoming>) -> Result<Arc<Rule>,
         rule: route.rule_id().to_owned(),
         hint: hint.to_owned(),
     };
+    let target = request.method().as_str().len() + request.uri().path().len();
+    if target > LONGEST_TARGET {
+        let detail = format!("request to {} with method and path of {target} bytes", route.name);
+        let hint = "shorten it; data belongs into the body or the query";
+        return Err(refuse(StatusCode::URI_TOO_LONG, "target_too_long", detail, hint));
+    }
     if request.method() == Method::CONNECT {
         let detail = format!("CONNECT inside the connection to {}", route.name);
         return Err(refuse(StatusCode::FORBIDDEN, "connect_inside", detail, "connect to the host directly"));

@@ -32,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most servers close an idle connection after a minute.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 const POOL_PER_HOST: usize = 64;
+/// A wildcard rule has as many names as a function likes to make up, and each has idle connections.
+const MAX_CLIENTS: usize = 64;
 
 /// Why the upstream was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,10 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .set_host(false)
             .build(connector);
+        if clients.len() >= MAX_CLIENTS {
+            // Closes their idle connections; requests under way have a handle of their own.
+            clients.clear();
+        }
         clients.insert(key, client.clone());
         Ok(client)
     }
@@ -258,5 +264,29 @@ impl AsyncWrite for UpstreamStream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dshield_common::name::HostName;
+    use dshield_common::policy::Deployment;
+
+    use super::*;
+
+    /// Each name of a wildcard rule had a client of its own for good: made-up names took memory and
+    /// descriptors without an end.
+    #[tokio::test]
+    async fn made_up_names_do_not_pile_up() {
+        let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n\
+                    [[function.egress]]\nhost = \"*.w.example\"\n";
+        let deployment = Deployment::parse(text, &mut |_| unreachable!()).unwrap();
+        let upstream = Upstream::new(Arc::default());
+        for i in 0..=2 * MAX_CLIENTS {
+            let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
+            let route = deployment.policy.functions[0].route(&name, 443).unwrap();
+            let _ = upstream.client(&route).unwrap();
+        }
+        assert!(upstream.clients.lock().unwrap().len() <= MAX_CLIENTS);
     }
 }

@@ -1,0 +1,146 @@
+//! What an attacker tried and got: each test is a hole that was found from inside a function or beside the
+//! agent, and closed.
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, cgroup2};
+use dshield_tests::requires::{require_root, requires};
+use dshield_tests::scene::allowed_but;
+use dshield_tests::standin::Standin;
+use dshield_tests::wait;
+use serde_json::json;
+
+/// A process in a cgroup that is not D-Shield's; both end with it.
+struct Bystander {
+    cgroup: std::path::PathBuf,
+    process: Child,
+}
+
+impl Bystander {
+    fn in_cgroup(name: &str) -> Option<Self> {
+        let cgroup = cgroup2()?.join(name);
+        fs::create_dir(&cgroup).expect("root makes cgroups");
+        let process = Command::new("sleep").arg("600").spawn().expect("sleep is everywhere");
+        fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).expect("root moves processes");
+        Some(Self { cgroup, process })
+    }
+}
+
+impl Drop for Bystander {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+/// The agent took any cgroup of its name for what a killed agent had left, and killed everything in it:
+/// `--name docker` would have ended every container.
+#[test]
+fn a_cgroup_that_no_agent_made_is_left_alone() {
+    if !require_root() {
+        return;
+    }
+    let launch = Launch::default();
+    let Some(mut bystander) = Bystander::in_cgroup(&launch.name) else { return };
+    let error = match Agent::launch(&Project::new().with(&Function::probe("native")), launch) {
+        Ok(agent) => panic!("it started:\n{}", agent.stderr()),
+        Err(error) => error,
+    };
+    assert_eq!(error.code, Some(1), "{error}");
+    assert!(error.stderr.contains("choose another --name"), "{error}");
+    assert_eq!(error.left, Vec::<String>::new(), "{error}");
+    assert!(matches!(bystander.process.try_wait(), Ok(None)), "the bystander was killed");
+}
+
+/// Sends a ClientHello for its event's name, then bytes, until that fails.
+const TUNNEL: &str = r#"
+import socket, ssl, time
+def handler(event, context):
+    out = ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname=event["host"])
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    tunnel = socket.create_connection((event["host"], 443))
+    tunnel.sendall(out.read())
+    try:
+        while True:
+            tunnel.sendall(b"x" * 1024)
+            time.sleep(0.02)
+    except OSError:
+        return "ended"
+"#;
+
+/// A tunnel that was open when the disk became full went on for as long as the function liked, and what it
+/// carried was never recorded.
+#[test]
+fn an_open_connection_ends_when_the_log_fails() {
+    if !require_root() || !requires("unshare") || !requires("python3") {
+        return;
+    }
+    let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let pin = upstream.local_addr().expect("it is bound").to_string();
+    let rule = Egress::to("tunnel.example").tls("passthrough").set("resolve", &format!("[\"{pin}\"]"));
+    let project = Project::new().with(&Function::python("tunnel", TUNNEL).timeout("60s").egress(&rule).concurrency(2));
+    fs::create_dir(project.state()).expect("the folder is ours");
+    let mount = "mount -t tmpfs -o size=8m none \"$0\" && exec \"$@\"";
+    let state = project.state().to_string_lossy().into_owned();
+    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, &state].map(str::to_owned);
+    let launch = Launch { wrapper: wrapper.to_vec(), ..Launch::default() };
+    let agent = Agent::launch(&project, launch).unwrap_or_else(|error| panic!("{error}"));
+
+    let _invocation = agent.invoke_aside("tunnel", &json!({"host": "tunnel.example"}));
+    let (mut tunnel, _) = upstream.accept().expect("the function connects");
+    // The ClientHello is larger, so something came through the tunnel after it.
+    read_some(&mut tunnel, 4096);
+
+    let filler = format!("/proc/{}/root{state}/filler", agent.pid());
+    let _full = fs::write(filler, vec![0; 16 << 20]).expect_err("the disk is small");
+    wait::until("the log to fail", || {
+        let _ = agent.invoke("tunnel", &json!({"host": "refused.example"}));
+        (agent.get("/readyz").status == 503).then_some(())
+    });
+    tunnel.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time");
+    // Each read succeeds at once while the function sends; only an end ends this before the deadline.
+    wait::until("the tunnel to end", || match tunnel.read(&mut [0; 4096]) {
+        Ok(0) => Some(()),
+        Ok(_) => None,
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(()),
+        Err(error) => panic!("{error}"),
+    });
+}
+
+fn read_some(stream: &mut TcpStream, bytes: usize) {
+    let mut left = bytes;
+    let mut buffer = [0; 4096];
+    while left > 0 {
+        let read = stream.read(&mut buffer).expect("the function sends");
+        assert_ne!(read, 0, "the tunnel ended early");
+        left = left.saturating_sub(read);
+    }
+}
+
+/// A request whose path fits no log entry was answered as if the log were broken, and left no entry.
+#[test]
+fn a_request_too_long_for_an_entry_is_refused_and_logged() {
+    if !require_root() {
+        return;
+    }
+    let standin = Standin::start();
+    let project = Project::new().with(&Function::probe("native").egress(&Egress::to_standin(&standin)));
+    let agent = Agent::start(&project);
+    // Canonical JSON doubles each quotation mark.
+    let path = format!("/echo/{}", "\"".repeat(40_000));
+    assert_eq!(agent.call("native", &allowed_but(json!({"path": path})))["status"], 414);
+    let refused = |log: &dshield_tests::agent::Log| {
+        log.refused("native").iter().any(|refused| refused.layer == "http" && refused.reason == "target_too_long")
+    };
+    let log = agent.log_with("the refusal", refused);
+    assert_eq!(log.verify(), Ok(()));
+    assert!(standin.seen().is_empty());
+}
