@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dshield_common::log::entry::{Event, PolicyInForce, Record};
@@ -14,7 +14,6 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::events::Registry;
-use self::gate::{Broken, Gate};
 use self::launch::Launch;
 use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
@@ -26,9 +25,9 @@ use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, trust};
 
 mod events;
-mod gate;
 mod launch;
 mod output;
+mod watchdog;
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -99,8 +98,8 @@ pub struct Agent {
     stop_api: oneshot::Sender<()>,
     api: JoinHandle<()>,
     events: JoinHandle<()>,
-    gate: JoinHandle<()>,
-    health: watch::Receiver<Result<(), Broken>>,
+    watchdog: JoinHandle<()>,
+    health: watchdog::State,
     memory_only: bool,
 }
 
@@ -115,11 +114,9 @@ impl Agent {
         let listener =
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
-        // Where `kernel` pins the links of this agent.
-        let links = Path::new("/sys/fs/bpf").join(&name).join("links");
         let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
         let kernel = Arc::new(kernel);
-        match Self::start_with(config, listener, address, state, kernel.clone(), events, links).await {
+        match Self::start_with(config, listener, address, state, kernel.clone(), events).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
                 stop_kernel(kernel).await;
@@ -135,7 +132,6 @@ impl Agent {
         state: PathBuf,
         kernel: Arc<Kernel>,
         events: crate::kernel::Events,
-        links: PathBuf,
     ) -> Result<Self, StartError> {
         let policy = config.deployment.policy.clone();
         let memory_only = policy.memory_only;
@@ -144,9 +140,9 @@ impl Agent {
         let ca = Arc::new(InspectionCa::generate()?);
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
-        let cgroup = kernel.cgroup().path().to_owned();
+        let set_up = kernel.clone();
         let (log, filters, gate) = blocking(move || {
-            let gate = Gate::take(&cgroup, &links).map_err(|error| StartError::Gate(error.to_string()))?;
+            let gate = set_up.gate().map_err(|error| StartError::Gate(error.to_string()))?;
             let path = run_dir.join("ca-bundle.pem");
             fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
@@ -165,15 +161,15 @@ impl Agent {
         let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
         let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
         let (deployed, deployment) = watch::channel(Arc::default());
-        let (gate, health) = gate.watch(log.clone(), deployment.clone());
+        let (watchdog, health) = watchdog::start(gate, log.clone(), deployment.clone());
         let asked = health.clone();
-        let state = ApiState { log: log.clone(), deployment, health: Arc::new(move || gate::health(&asked)) };
+        let state = ApiState { log: log.clone(), deployment, health: Arc::new(move || watchdog::health(&asked)) };
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(async {});
         let mut agent =
-            Self { address, kernel, log, launch, deployed, stop_api, api, events, gate, health, memory_only };
+            Self { address, kernel, log, launch, deployed, stop_api, api, events, watchdog, health, memory_only };
         if let Err(error) = agent.deploy(&config).await {
-            agent.gate.abort();
+            agent.watchdog.abort();
             return Err(error);
         }
         agent.api = tokio::spawn(api::serve(listener, state, async move {
@@ -211,7 +207,7 @@ impl Agent {
         if policy.memory_only != self.memory_only {
             return Err(StartError::MemoryOnly);
         }
-        gate::health(&self.health).map_err(StartError::Gate)?;
+        watchdog::health(&self.health).map_err(StartError::Gate)?;
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
         let functions: BTreeMap<_, _> = config
             .functions
@@ -233,14 +229,14 @@ impl Agent {
 
     /// Ends requests, instances, kernel side and log, in this order.
     pub async fn stop(self) {
-        let Self { kernel, log, deployed, stop_api, api, events, gate, launch, .. } = self;
+        let Self { kernel, log, deployed, stop_api, api, events, watchdog, launch, .. } = self;
         let _ = stop_api.send(());
         let _ = api.await;
         for pool in deployed.borrow().functions.values() {
             pool.shutdown().await;
         }
         drop((deployed, launch));
-        for task in [gate, events] {
+        for task in [watchdog, events] {
             task.abort();
             let _ = task.await;
         }

@@ -99,16 +99,6 @@ impl AgentCgroup {
         destroy_tree(&self.path)
     }
 
-    /// The cgroup that an agent of this name would have, when processes are in it or below.
-    ///
-    /// # Errors
-    /// No cgroup v2.
-    pub fn populated(name: &str) -> Result<Option<PathBuf>, KernelError> {
-        let path = mount_point()?.join(name);
-        let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
-        Ok(events.lines().any(|line| line == "populated 1").then_some(path))
-    }
-
     /// Removes what a killed agent of this name left.
     ///
     /// # Errors
@@ -120,7 +110,7 @@ impl AgentCgroup {
             return Ok(false);
         }
         if !is_marked(&path) {
-            return Err(KernelError::CgroupForeign { path });
+            return Err(KernelError::NameTaken { name: name.into(), path });
         }
         destroy_tree(&path)?;
         Ok(true)
@@ -280,7 +270,7 @@ mod tests {
         let foreign = AgentCgroup::destroy_leftover(&name);
         let kept = path.exists();
         let marked = mark(&path).and_then(|()| AgentCgroup::destroy_leftover(&name));
-        assert!(matches!(foreign, Err(KernelError::CgroupForeign { .. })), "{foreign:?}");
+        assert!(matches!(foreign, Err(KernelError::NameTaken { .. })), "{foreign:?}");
         assert!(kept);
         assert!(matches!(marked, Ok(true)), "{marked:?}");
         assert!(!path.exists());

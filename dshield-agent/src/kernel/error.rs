@@ -35,12 +35,6 @@ pub enum KernelError {
         /// The folder.
         path: PathBuf,
     },
-    /// The operator chose a name that is in use by something else.
-    #[error("the cgroup {} exists and is not D-Shield's: choose another --name", path.display())]
-    CgroupForeign {
-        /// The folder.
-        path: PathBuf,
-    },
     /// A file operation of the agent's run-time state failed.
     #[error("{}: {source}", path.display())]
     File {
@@ -116,7 +110,7 @@ pub enum KernelError {
 }
 
 /// An error with its causes: aya's say what was tried, their sources why it failed.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -20,6 +20,7 @@ use self::bpffs::Pins;
 pub use self::cgroup::{AgentCgroup, Leaf, Limits};
 pub use self::error::KernelError;
 pub use self::events::{Events, KernelEvent, KernelRefusal, process};
+pub use self::gate::{Broken, Gate};
 pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
 pub use self::rundir::RunDir;
 pub use self::steer::Steering;
@@ -28,6 +29,7 @@ mod bpffs;
 mod cgroup;
 mod error;
 mod events;
+mod gate;
 mod netlink;
 mod netns;
 pub mod objects;
@@ -60,7 +62,7 @@ impl Kernel {
     /// What is missing on this machine, and what to do about it. Nothing is left behind.
     pub fn start(name: &str) -> Result<(Self, Events), KernelError> {
         let run_dir = RunDir::lock(name)?;
-        let cgroup = match own_cgroup(name, &run_dir) {
+        let cgroup = match own_cgroup(name) {
             Ok(cgroup) => cgroup,
             Err(error) => {
                 if run_dir.is_new() {
@@ -95,6 +97,14 @@ impl Kernel {
     #[must_use]
     pub fn cgroup(&self) -> &AgentCgroup {
         &self.cgroup
+    }
+
+    /// Notes what is attached now, to compare with later. Blocks.
+    ///
+    /// # Errors
+    /// Somebody has changed it already.
+    pub fn gate(&self) -> Result<Gate, Broken> {
+        Gate::take(self.cgroup.path(), &self.pins.links())
     }
 
     /// The agent's run-time folder.
@@ -149,12 +159,10 @@ impl Kernel {
     }
 }
 
-/// Makes the agent's cgroup, in place of what a killed agent left. Where no agent was before, processes in
-/// the cgroup and pins that are not ours are somebody's: they must not be killed and removed for their name.
-fn own_cgroup(name: &str, run_dir: &RunDir) -> Result<AgentCgroup, KernelError> {
-    if run_dir.is_new()
-        && let Some(path) = AgentCgroup::populated(name)?.or_else(|| Pins::foreign(name))
-    {
+/// Makes the agent's cgroup, in place of what a killed agent left. A cgroup or pins that no agent made are
+/// somebody's: they must not be killed and removed for a name that an operator chose without knowing.
+fn own_cgroup(name: &str) -> Result<AgentCgroup, KernelError> {
+    if let Some(path) = Pins::foreign(name) {
         return Err(KernelError::NameTaken { name: name.into(), path });
     }
     if AgentCgroup::destroy_leftover(name)? {

@@ -47,8 +47,7 @@ impl RunDir {
         Ok(Self { path, new, _lock: lock })
     }
 
-    /// Whether no agent of this name was here before: a clean stop removes the folder, a kill leaves it.
-    /// What carries the name elsewhere is not D-Shield's then.
+    /// Whether the folder was made now: a clean stop removes it, a kill leaves it.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.new

@@ -1,29 +1,19 @@
-//! Whether the kernel's gate still stands: looked at every second, away from the runtime's threads.
+//! Whether what was attached still stands: each program's link, its pin and its cgroup.
 //!
-//! In: the agent's cgroup and the links that were pinned at start. Out: the last answer, for `/readyz` and
-//! for invocations; when something is missing, a `tamper` entry, and the end of every instance. The sealed
-//! namespaces do not depend on the gate, so what is late by a second is the answer, not a way out.
+//! In: the agent's cgroup and the links that were pinned at start. Out: yes, or what differs.
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
-use dshield_common::log::entry::{Event, Record};
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::MissedTickBehavior;
 
-use crate::api::Deployed;
-use crate::kernel::PROGRAMS;
-use crate::log::Log;
-
-const INTERVAL: Duration = Duration::from_secs(1);
+use super::PROGRAMS;
+use super::error::chain;
 
 /// What was attached when the agent started.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub struct Gate {
     cgroup: u64,
     links: Vec<Link>,
 }
@@ -43,8 +33,9 @@ struct Link {
 /// What is wrong, and what to do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the kernel gate is not as it was set up: {what}; nothing runs until dshield is restarted")]
-pub(super) struct Broken {
-    what: Arc<str>,
+pub struct Broken {
+    /// What differs.
+    pub what: Arc<str>,
 }
 
 impl Gate {
@@ -61,65 +52,11 @@ impl Gate {
     }
 
     /// Compares with what was noted. Blocks for the time of some forty system calls.
-    fn check(&self) -> Result<(), Broken> {
+    ///
+    /// # Errors
+    /// What differs.
+    pub fn check(&self) -> Result<(), Broken> {
         self.links.iter().try_for_each(|link| link.check(self.cgroup))
-    }
-
-    /// Watches from now on, until the handle is aborted. The receiver says how things stand; that its sender
-    /// is gone means that nobody watches.
-    pub(super) fn watch(
-        self,
-        log: Log,
-        deployed: watch::Receiver<Arc<Deployed>>,
-    ) -> (JoinHandle<()>, watch::Receiver<Result<(), Broken>>) {
-        let (sender, state) = watch::channel(Ok(()));
-        (tokio::spawn(run(Arc::new(self), log, deployed, sender)), state)
-    }
-}
-
-/// The last answer, as `/readyz` says it.
-pub(super) fn health(state: &watch::Receiver<Result<(), Broken>>) -> Result<(), String> {
-    if state.has_changed().is_err() {
-        return Err("nobody watches the kernel gate any more; restart dshield".to_owned());
-    }
-    state.borrow().clone().map_err(|error| error.to_string())
-}
-
-async fn run(
-    gate: Arc<Gate>,
-    log: Log,
-    deployed: watch::Receiver<Arc<Deployed>>,
-    state: watch::Sender<Result<(), Broken>>,
-) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let looking = gate.clone();
-        let seen = spawn_blocking(move || looking.check()).await;
-        let Err(error) = seen.unwrap_or_else(|error| Err(broken(format!("it cannot be looked at: {error}")))) else {
-            continue;
-        };
-        // It never gets well again: what ran meanwhile is not known.
-        let _ = state.send_replace(Err(error.clone()));
-        tracing::error!("{error}");
-        let tamper = Record::agent(Event::Tamper { what: error.what.to_string() });
-        // A log that has failed has stopped all egress already, and says so itself.
-        let _ = log.enqueue_now(tamper);
-        return stop_all(deployed).await;
-    }
-}
-
-/// Ends every instance, also those of a deployment that was on its way.
-async fn stop_all(mut deployed: watch::Receiver<Arc<Deployed>>) {
-    loop {
-        let now = deployed.borrow_and_update().clone();
-        for pool in now.functions.values() {
-            pool.shutdown().await;
-        }
-        if deployed.changed().await.is_err() {
-            return;
-        }
     }
 }
 
@@ -177,16 +114,6 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 fn broken(what: String) -> Broken {
     Broken { what: what.into() }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(deeper) = cause {
-        text = format!("{text}: {deeper}");
-        cause = deeper.source();
-    }
-    text
 }
 
 #[cfg(test)]
