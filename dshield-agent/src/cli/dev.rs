@@ -1,4 +1,5 @@
 //! `dshield dev`: the agent for writing functions. Reloads when code or policy change, prints the log.
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,7 +67,8 @@ async fn print(log: Log) {
                 break;
             }
             for line in &lines {
-                println!("{}", logs::human(line));
+                // Whoever read the output may have had enough; the agent goes on.
+                let _ = writeln!(io::stdout(), "{}", logs::human(line));
             }
             next += lines.len() as u64;
         }
