@@ -1,4 +1,5 @@
 //! `dshield dev`: the agent for writing functions. Reloads when code or policy change, prints the log.
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -66,7 +67,8 @@ async fn print(log: Log) {
                 break;
             }
             for line in &lines {
-                println!("{}", logs::human(line));
+                // Whoever read the output may have had enough; the agent goes on.
+                let _ = writeln!(io::stdout(), "{}", logs::human(line));
             }
             next += lines.len() as u64;
         }
@@ -82,9 +84,9 @@ async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
     let mut watcher = match watch(sender, written_here(state)) {
         Ok(watcher) => watcher,
         Err(error) => {
-            eprintln!(
+            say(&format!(
                 "dshield dev: cannot watch files: {error}; raise fs.inotify.max_user_instances, or use `dshield run`"
-            );
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -105,7 +107,7 @@ async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
             Ok(new) if wrong.is_none() && loaded.as_ref().is_some_and(|old| same(old, &new, &changed)) => {}
             Ok(new) => match agent.deploy(&new).await {
                 Ok(()) => {
-                    eprintln!("dshield dev: reloaded {}", config.display());
+                    say(&format!("dshield dev: reloaded {}", config.display()));
                     (loaded, wrong) = (Some(new), None);
                 }
                 Err(error) => complain(&mut wrong, error.to_string()),
@@ -115,10 +117,15 @@ async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
     }
 }
 
+/// Talk; that nobody listens is no reason to end.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Says what is wrong, once.
 fn complain(before: &mut Option<String>, error: String) {
     if before.as_ref() != Some(&error) {
-        eprintln!("dshield dev: not reloaded, the last good version stays:\n{error}");
+        say(&format!("dshield dev: not reloaded, the last good version stays:\n{error}"));
         *before = Some(error);
     }
 }
@@ -165,7 +172,7 @@ fn follow(watcher: &mut RecommendedWatcher, config: &Path, loaded: Option<&Loade
     let watched = folder.map(|folder| (folder, RecursiveMode::NonRecursive));
     for (path, mode) in watched.into_iter().chain(code.map(|code| (code, RecursiveMode::Recursive))) {
         if let Err(error) = watcher.watch(&path, mode) {
-            eprintln!("dshield dev: cannot watch {}: {error}", path.display());
+            say(&format!("dshield dev: cannot watch {}: {error}", path.display()));
         }
     }
 }

@@ -92,7 +92,13 @@ pub fn main() -> ExitCode {
     };
     // no-color.org
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(color)
+        .with_writer(io::stderr)
+        // It would be told on stderr, which panics when nobody reads there any more: then nothing is cleaned up.
+        .log_internal_errors(false)
+        .init();
     crate::log::install_panic_hook();
     match cli.command {
         Command::Run(args) => block_on(run::run(args)),
