@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dshield_common::policy::Runtime;
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use crate::sandbox;
@@ -26,6 +27,9 @@ mod run;
 const AFTER_HELP: &str = "\
 Exit codes: 0 it worked, 1 it failed, 2 wrong usage or a policy with mistakes.
 DSHIELD_LOG sets how much the agent says on stderr: info (the default), debug, dshield_agent::proxy=trace, ….";
+
+/// Lines of talk that may wait to be written.
+const TALK_LINES: usize = 8192;
 
 /// Runs serverless functions and proves where their data can go.
 #[derive(Debug, Parser)]
@@ -90,12 +94,16 @@ pub fn main() -> ExitCode {
             }
         },
     };
+    // A thread of its own writes: a function that prints a lot must not stall the proxy behind a full pipe.
+    // What does not fit is dropped; the record is the signed log, not this talk.
+    let talk = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(TALK_LINES);
+    let (writer, _flushed_at_the_end) = talk.thread_name("talk").finish(io::stderr());
     // no-color.org
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(color)
-        .with_writer(io::stderr)
+        .with_writer(writer)
         // It would be told on stderr, which panics when nobody reads there any more: then nothing is cleaned up.
         .log_internal_errors(false)
         .init();
