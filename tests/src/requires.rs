@@ -11,7 +11,7 @@ pub fn require_root() -> bool {
     have(nix::unistd::geteuid().is_root(), "not root: enforcement needs root; run the tests with sudo")
 }
 
-/// True when `program` is in a folder that the sandbox shows to functions.
+/// True when `program` is where Debian puts it: in a folder that the sandbox shows to functions too.
 #[must_use]
 pub fn requires(program: &str) -> bool {
     let found = ["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"]
@@ -27,13 +27,6 @@ pub fn requires_controllers(names: &[&str]) -> bool {
     let listed = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     let missing: Vec<_> = names.iter().filter(|name| !listed.split_whitespace().any(|one| one == **name)).collect();
     have(missing.is_empty(), &format!("cgroup v2 lacks the controllers {missing:?}"))
-}
-
-/// True when the administrator's tool `program` is there, for the test itself.
-#[must_use]
-pub fn requires_tool(program: &str) -> bool {
-    let found = ["/usr/sbin", "/sbin"].iter().any(|dir| std::path::Path::new(dir).join(program).exists());
-    have(found, &format!("{program} is not installed"))
 }
 
 /// True when the system's Python has this module.

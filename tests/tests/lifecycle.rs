@@ -4,7 +4,7 @@ use std::process::Command;
 
 use dshield_common::log::entry::{Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
-use dshield_tests::requires::{require_root, requires_tool};
+use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::{Scene, allowed};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
@@ -49,7 +49,7 @@ fn an_instance_that_ends_takes_everything_with_it() {
 /// Root can detach a program at any time: the agent notices, says so, and runs nothing any more.
 #[test]
 fn a_detached_program_ends_every_instance_and_is_in_the_log() {
-    if !require_root() || !requires_tool("bpftool") {
+    if !require_root() || !requires("bpftool") {
         return;
     }
     for (unpin, words) in [(false, "detached"), (true, "No such file")] {
