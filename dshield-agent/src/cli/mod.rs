@@ -21,6 +21,7 @@ pub mod invoke;
 pub mod logs;
 mod measure;
 mod run;
+mod talk;
 
 /// Runs serverless functions and proves where their data can go.
 #[derive(Debug, Parser)]
@@ -76,9 +77,22 @@ pub fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("DSHIELD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // no-color.org
     let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(io::stderr).init();
+    let talk = match talk::Talk::to(io::stderr()) {
+        Ok(talk) => talk,
+        Err(error) => {
+            eprintln!("dshield: cannot start a thread: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(talk.clone()).init();
     crate::log::install_panic_hook();
-    match cli.command {
+    let code = execute(cli.command);
+    talk.flush();
+    code
+}
+
+fn execute(command: Command) -> ExitCode {
+    match command {
         Command::Run(args) => block_on(run::run(args)),
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
