@@ -110,9 +110,19 @@ mod tests {
         for _ in 0..4 * QUEUE {
             (&talk).write_all(&[b'x'; 256]).unwrap();
         }
-        talk.flush();
-        let mut some = vec![0; 1 << 20];
-        reader.read_exact(&mut some).unwrap();
         assert!(talk.dropped.load(Ordering::Relaxed) > 0);
+        // Once somebody reads again, the rest arrives, and how much is missing.
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).unwrap();
+            text
+        });
+        while talk.dropped.load(Ordering::Relaxed) > 0 {
+            (&talk).write_all(b"y").unwrap();
+            thread::yield_now();
+        }
+        talk.flush();
+        drop(talk);
+        assert!(reading.join().unwrap().contains("lines were dropped"));
     }
 }
