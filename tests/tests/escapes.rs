@@ -22,6 +22,8 @@ struct Bystander {
 impl Bystander {
     fn in_cgroup(name: &str) -> Option<Self> {
         let cgroup = cgroup2()?.join(name);
+        // An agent that an earlier run killed under this name would make it D-Shield's.
+        let _ = fs::remove_dir_all(std::path::Path::new("/run/dshield").join(name));
         fs::create_dir(&cgroup).expect("root makes cgroups");
         let process = Command::new("sleep").arg("600").spawn().expect("sleep is everywhere");
         fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).expect("root moves processes");
