@@ -187,6 +187,15 @@ impl Log {
         spawn_blocking(move || store.read(from, limit)).await.map_err(|error| LogError::Read(error.to_string()))?
     }
 
+    /// Waits until every record that was handed over before is durable, or the log has failed or closed: what
+    /// is read then holds all that the reader can know of.
+    pub async fn settled(&self) {
+        let (sender, settled) = oneshot::channel();
+        if self.shared.queue.send(Command::Settle(sender)).await.is_ok() {
+            let _ = settled.await;
+        }
+    }
+
     /// How many entries are durable: changes after each commit, and ends when the log has closed.
     #[must_use]
     pub fn head(&self) -> watch::Receiver<u64> {

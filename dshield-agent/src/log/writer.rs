@@ -26,10 +26,12 @@ pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
 
 /// What the queue carries.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "all but the last one are records")]
+#[expect(clippy::large_enum_variant, reason = "nearly all are records")]
 pub(super) enum Command {
     /// Write this.
     Append(Record, Option<Reply>),
+    /// Tell when everything before this is written, or the log has failed.
+    Settle(oneshot::Sender<()>),
     /// Write what is queued, then end.
     Close,
 }
@@ -84,6 +86,7 @@ pub(super) struct Writer {
 struct Batch {
     rows: Vec<Row>,
     replies: Vec<Option<Reply>>,
+    settling: Vec<oneshot::Sender<()>>,
     bytes: usize,
 }
 
@@ -104,12 +107,18 @@ impl Writer {
             while let Some(received) = command {
                 match received {
                     Command::Append(record, reply) => self.take(&mut batch, record, reply),
+                    Command::Settle(waiting) => batch.settling.push(waiting),
                     Command::Close => queue.close(),
                 }
                 let full = batch.rows.len() >= BATCH_ENTRIES || batch.bytes >= BATCH_BYTES;
                 command = if full { None } else { queue.try_recv().ok() };
             }
+            let settling = std::mem::take(&mut batch.settling);
             self.commit(batch);
+            for waiting in settling {
+                // It may have stopped waiting.
+                let _ = waiting.send(());
+            }
         }
         if let Err(error) = self.store.close() {
             tracing::warn!(%error, "the log did not close cleanly");

@@ -1,4 +1,4 @@
-//! What an agent of some name has in the kernel: its cgroups with their processes, and its pins.
+//! What an agent of some name has on the machine: its cgroups with their processes, its pins, its run-time folder.
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
-/// Everything in the kernel that carries an agent's name. Dropping it removes what is still there.
+/// Everything on the machine that carries an agent's name. Dropping it removes what is still there.
 #[derive(Debug)]
 pub struct Leftovers {
     name: String,
     cgroup: Option<PathBuf>,
     pins: PathBuf,
+    run: PathBuf,
 }
 
 impl Leftovers {
@@ -20,7 +21,12 @@ impl Leftovers {
     #[must_use]
     pub fn of(name: &str) -> Self {
         let cgroup = cgroup2().map(|root| root.join(name));
-        Self { name: name.to_owned(), cgroup, pins: Path::new("/sys/fs/bpf").join(name) }
+        Self {
+            name: name.to_owned(),
+            cgroup,
+            pins: Path::new("/sys/fs/bpf").join(name),
+            run: Path::new("/run/dshield").join(name),
+        }
     }
 
     /// What is there now, in words; empty when nothing is.
@@ -33,6 +39,9 @@ impl Leftovers {
         }
         if self.pins.exists() {
             found.push(format!("pins {}", self.pins.display()));
+        }
+        if self.run.exists() {
+            found.push(format!("run-time folder {}", self.run.display()));
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let named = |line: &&str| line.split(' ').nth(4).is_some_and(|at| at.split('/').any(|part| part == self.name));
@@ -68,6 +77,9 @@ impl Drop for Leftovers {
         }
         // Absent after a clean stop.
         let _ = std::fs::remove_dir_all(&self.pins);
+        let _ = std::fs::remove_dir_all(&self.run);
+        // An agent keeps its lock's file for the next of its name; a test's name does not come back.
+        let _ = std::fs::remove_file(self.run.with_extension("lock"));
     }
 }
 

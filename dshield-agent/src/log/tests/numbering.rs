@@ -22,6 +22,21 @@ async fn a_new_log_begins_with_a_boot_entry_that_lists_its_key() {
 }
 
 #[tokio::test]
+async fn who_waits_finds_all_that_was_handed_over_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir.path().join("log.redb"));
+    for number in 0..100 {
+        drop(log.enqueue(record(number)).await.unwrap());
+    }
+    log.settled().await;
+    assert_eq!(*log.head().borrow(), 101);
+    log.settled().await;
+    log.close().await;
+    // Nothing more can be on its way.
+    log.settled().await;
+}
+
+#[tokio::test]
 async fn every_boot_names_the_head_it_found_and_goes_on_counting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
