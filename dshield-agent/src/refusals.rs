@@ -1,17 +1,18 @@
-//! Refusals of one instance on their way to the log: each one an entry, until there are too many.
+//! What one instance can cause at any rate, on its way to the log: refusals, and answers to DNS questions.
 //!
 //! Hostile code can be refused a hundred thousand times a second. Beyond [`SINGLE_ENTRIES`] a second, alike
-//! refusals become one entry with a count, so the log stays readable and no refusal goes uncounted.
+//! refusals become one entry with a count, and answers become a number, so the log stays readable, the disk
+//! does not fill at the function's pace, and nothing goes unlisted.
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dshield_common::log::entry::{Event, Record, Refused};
+use dshield_common::log::entry::{Dns, Event, Record, Refused};
 
 use crate::instance::Instance;
 use crate::log::Log;
 
-/// Refusals that get an entry of their own in each window.
+/// Refusals, and answers, that get an entry of their own in each window.
 const SINGLE_ENTRIES: u32 = 32;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -25,10 +26,14 @@ pub struct Refusals {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// Single entries in the window that is open; `None` when none is.
-    open: Option<u32>,
+    open: bool,
+    /// Entries of their own in this window.
+    refused: u32,
+    answered: u32,
     /// The first refusal of each kind beyond those, and how many there were.
     folded: HashMap<(String, String, String), (Refused, u64)>,
+    /// Answers beyond those.
+    unlisted: u64,
 }
 
 impl Refusals {
@@ -40,25 +45,28 @@ impl Refusals {
 
     /// Writes the refusal into the log, on its own or with its like. Never waits for the disk.
     pub fn report(self: &Arc<Self>, refused: Refused) {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let singles = match &mut window.open {
-            Some(singles) => singles,
-            closed => {
-                let this = self.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(WINDOW).await;
-                    this.flush();
-                });
-                closed.insert(0)
-            }
-        };
-        if *singles < SINGLE_ENTRIES {
-            *singles += 1;
+        let mut window = self.window();
+        if window.refused < SINGLE_ENTRIES {
+            window.refused += 1;
             drop(window);
             return self.write(refused);
         }
         let key = (refused.layer.clone(), refused.reason.clone(), refused.rule.clone());
         window.folded.entry(key).or_insert((refused, 0)).1 += 1;
+    }
+
+    /// Writes the answer into the log, or counts it. Waits while the log's queue is full.
+    pub async fn answered(self: &Arc<Self>, dns: Dns) {
+        {
+            let mut window = self.window();
+            if window.answered >= SINGLE_ENTRIES {
+                window.unlisted += 1;
+                return;
+            }
+            window.answered += 1;
+        }
+        // A log that has failed lets no connection to the answered address out.
+        let _ = self.log.enqueue(self.record(Event::Dns(dns))).await;
     }
 
     /// Closes the window: writes what was folded.
@@ -71,6 +79,28 @@ impl Refusals {
             }
             self.write(refused);
         }
+        if window.unlisted > 0 {
+            let lost = Event::Lost { count: window.unlisted, source: "answers to DNS questions".into() };
+            let _ = self.log.enqueue_now(self.record(lost));
+        }
+    }
+
+    /// The window that is open now; it closes by itself.
+    fn window(self: &Arc<Self>) -> MutexGuard<'_, Window> {
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if !window.open {
+            window.open = true;
+            let this = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(WINDOW).await;
+                this.flush();
+            });
+        }
+        window
+    }
+
+    fn record(&self, event: Event) -> Record {
+        Record { subject: self.instance.subject(), event }
     }
 
     fn write(&self, refused: Refused) {
@@ -83,8 +113,56 @@ impl Refusals {
             "refused: {}",
             refused.detail
         );
-        let record = Record { subject: self.instance.subject(), event: Event::Refused(refused) };
         // A log that has failed has stopped all egress already, and says so itself.
-        let _ = self.log.enqueue_now(record);
+        let _ = self.log.enqueue_now(self.record(Event::Refused(refused)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dshield_common::log::line::SignedEntry;
+    use dshield_common::policy::Deployment;
+
+    use super::*;
+    use crate::log::{BootFacts, Storage};
+
+    /// A function that asked for an allowed name without a pause wrote megabytes of log a second, until the
+    /// disk was full and nobody could send anything.
+    #[tokio::test]
+    async fn a_flood_is_a_few_entries_and_its_count() {
+        let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n";
+        let policy = Deployment::parse(text, &mut |_| unreachable!()).unwrap().policy.functions[0].clone();
+        let log = Log::open(Storage::Memory, BootFacts { version: String::new(), sha256: BTreeMap::new() }).unwrap();
+        let refusals = Refusals::new(Arc::new(Instance::new("f-0".into(), policy, 1)), log.clone());
+        let refused = Refused {
+            layer: "dns".into(),
+            reason: "name_not_allowed".into(),
+            detail: "dns A a.example".into(),
+            rule: "default".into(),
+            connection: None,
+            process: None,
+            count: None,
+        };
+        for _ in 0..1000 {
+            refusals.report(refused.clone());
+            refusals.answered(Dns { name: "b.example".into(), qtype: "A".into(), answer: None }).await;
+        }
+        refusals.flush();
+        log.settled().await;
+        let lines = log.read(1, 1000).await.unwrap();
+        assert!(lines.len() <= 2 * SINGLE_ENTRIES as usize + 2, "{} entries", lines.len());
+        let events = lines.iter().map(|line| SignedEntry::parse(line).unwrap().decode().unwrap().record.event);
+        let (mut refusals, mut answers) = (0, 0);
+        for event in events {
+            match event {
+                Event::Refused(refused) => refusals += refused.count.unwrap_or(1),
+                Event::Dns(_) => answers += 1,
+                Event::Lost { count, .. } => answers += count,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((refusals, answers), (1000, 1000));
     }
 }

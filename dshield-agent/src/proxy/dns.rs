@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dshield_common::log::entry::{Dns, Event, Record, Refused};
+use dshield_common::log::entry::{Dns, Event, Refused};
 use dshield_common::name::HostName;
 use dshield_common::policy::FunctionPolicy;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -121,12 +121,8 @@ impl Context {
         let Verdict { reply, event } = answer(question, self.instance.policy(), &self.names);
         match event {
             Some(Event::Refused(refused)) => self.refusals.report(refused),
-            Some(event) => {
-                // Waits while the log is busy: a function can ask faster than any disk writes. A log that has
-                // failed lets no connection to the answered address out.
-                let _ = self.log.enqueue(Record { subject: self.instance.subject(), event }).await;
-            }
-            None => {}
+            Some(Event::Dns(dns)) => self.refusals.answered(dns).await,
+            _ => {}
         }
         reply
     }

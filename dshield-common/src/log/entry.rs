@@ -96,7 +96,7 @@ pub enum Event {
     Lost {
         /// How many.
         count: u64,
-        /// Where they were lost.
+        /// What they were, or where they were lost.
         source: String,
     },
 }
