@@ -172,7 +172,7 @@ fn a_kernel_that_refuses_the_programs() {
     let mut refused = 0;
     for first in (1..200).step_by(9) {
         let inject = format!("inject=bpf:error=EPERM:when={first}+");
-        let words = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", "trace=bpf", "-e", &inject];
+        let words = ["strace", "-D", "-f", "-qqq", "-o", "/dev/null", "-e", "trace=bpf", "-e", &inject];
         let launch = Launch { wrapper: words.map(str::to_owned).to_vec(), ..Launch::default() };
         match Agent::launch(&good(), launch) {
             Ok(_) => break,
