@@ -17,8 +17,8 @@ use std::os::fd::AsRawFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::Context;
 use super::names::Names;
+use super::{Context, NO_RULE};
 
 /// Seconds a function may keep an answer. The address stays valid as long as the instance lives.
 const TTL: u32 = 60;
@@ -109,7 +109,7 @@ fn refused(reason: &str, detail: &str) -> Event {
         layer: "dns".into(),
         reason: reason.into(),
         detail: detail.into(),
-        rule: "default".into(),
+        rule: NO_RULE.into(),
         connection: None,
         process: None,
         count: None,

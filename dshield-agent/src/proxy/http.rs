@@ -18,8 +18,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::NO_RULE;
+use super::allowed::Allowed;
 use super::body::{self, Body};
-use super::connection::{Allowed, rule};
 use super::upstream::UpstreamError;
 
 /// How long a connection may be idle, and how long a request's head may take.
@@ -114,7 +115,7 @@ fn judge(connection: &Allowed, request: &Request<Incoming>) -> Result<Arc<Rule>,
         status: StatusCode::FORBIDDEN,
         reason: denied.reason(),
         detail: denied.to_string(),
-        rule: rule(&denied).to_owned(),
+        rule: denied.rule().unwrap_or(NO_RULE).to_owned(),
         hint: denied.hint(),
     })?;
     let declared = ::http_body::Body::size_hint(request.body()).lower();

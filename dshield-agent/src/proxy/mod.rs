@@ -27,6 +27,7 @@ use crate::log::Log;
 use crate::refusals::Refusals;
 
 mod address;
+mod allowed;
 mod body;
 mod ca;
 mod connection;
@@ -38,6 +39,9 @@ mod names;
 mod relay;
 mod resolver;
 mod upstream;
+
+/// What the log says in place of a rule where none speaks for the destination.
+const NO_RULE: &str = "default";
 
 /// Asks the kernel side who opened a connection: namespace cookie and source.
 pub type WhoAsked = Arc<dyn Fn(u64, SocketAddr) -> Option<Process> + Send + Sync>;

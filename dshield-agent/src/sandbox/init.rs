@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, execve, sethostname, setsid};
 
 use super::spawn::{SPEC_FD, STATUS_FD};
+use super::step::{StepError, step};
 use super::{Spec, privileges, rootfs};
 
 /// Becomes the function, or says why not. Never to be called but by the agent's `clone3` child.
@@ -22,19 +23,6 @@ pub fn run() -> ExitCode {
     let Err(error) = become_function(spec);
     let _ = write!(status, "{error}");
     ExitCode::FAILURE
-}
-
-/// A step that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{step}: {source}")]
-pub(super) struct StepError {
-    step: String,
-    source: io::Error,
-}
-
-/// Names the step that an error belongs to.
-pub(super) fn step<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> StepError {
-    move |error| StepError { step: step.into(), source: error.into() }
 }
 
 fn become_function(mut spec: File) -> Result<Infallible, StepError> {

@@ -19,6 +19,7 @@ mod privileges;
 mod rootfs;
 mod seccomp;
 mod spawn;
+mod step;
 pub mod trust;
 
 /// The hidden command by which the agent's own binary becomes an instance's first process.

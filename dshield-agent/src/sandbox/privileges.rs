@@ -6,8 +6,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::Spec;
-use super::init::{StepError, step};
 use super::spawn::STATUS_FD;
+use super::step::{StepError, step};
 
 /// Processes and threads; counted for each user id, and every instance has its own.
 const PROCESSES: u64 = 512;

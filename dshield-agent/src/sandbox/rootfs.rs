@@ -14,7 +14,7 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
 
-use super::init::{StepError, step};
+use super::step::{StepError, step};
 use super::{NAMESERVER, Spec, trust};
 
 /// System folders taken from the host: as a link where the host has a link.

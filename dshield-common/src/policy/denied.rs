@@ -64,6 +64,15 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The rule that speaks for the destination and does not allow this; `None` when none speaks for it.
+    #[must_use]
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Method { rule, .. } | Self::Path { rule, .. } | Self::AmbiguousPath { rule, .. } => Some(rule),
+            Self::Name { .. } | Self::Port { .. } => None,
+        }
+    }
+
     /// A word for the reason that never changes, for the log and for programs.
     #[must_use]
     pub fn reason(&self) -> &'static str {

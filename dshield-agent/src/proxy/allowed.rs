@@ -1,0 +1,88 @@
+//! A connection that may leave: in the log from its connect entry to its close entry.
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use dshield_common::log::entry::{Close, Connect, Event, Process, Record, Refused};
+use dshield_common::policy::{LogLevel, Route, TlsMode};
+
+use super::Context;
+use super::counted::Counters;
+use super::upstream::UpstreamError;
+use crate::log::LogError;
+
+/// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
+/// however it ends.
+pub(super) struct Allowed {
+    pub(super) context: Arc<Context>,
+    pub(super) id: u64,
+    pub(super) route: Route,
+    counters: Arc<Counters>,
+    since: Instant,
+    /// Why it ended, unless in the ordinary way.
+    pub(super) error: Option<String>,
+}
+
+impl Allowed {
+    /// Writes the connect entry.
+    pub(super) async fn log(
+        context: Arc<Context>,
+        route: Route,
+        counters: Arc<Counters>,
+        process: Option<Process>,
+    ) -> Result<Self, LogError> {
+        let id = context.next_connection();
+        let connect = Connect {
+            connection: id,
+            host: route.name.to_string(),
+            port: route.port,
+            tls: route.tls().to_string(),
+            rule: route.rule_id().to_owned(),
+            process,
+        };
+        let record = Record { subject: context.instance.subject(), event: Event::Connect(connect) };
+        let pending = context.log.enqueue(record).await?;
+        // Where every request waits for an entry of its own, that one proves this one durable: the log
+        // commits in order. Otherwise this is what the first byte waits for.
+        let requests_wait = route.tls() != TlsMode::Passthrough && context.log_level == LogLevel::Request;
+        if !requests_wait {
+            pending.durable().await?;
+        }
+        Ok(Self { context, id, route, counters, since: Instant::now(), error: None })
+    }
+
+    /// Writes a refusal into the log, when it is one.
+    pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
+        if let Some(reason) = error.refusal() {
+            self.refuse("upstream", reason, error.to_string(), self.route.rule_id());
+        }
+    }
+
+    /// Writes a refusal on this connection into the log.
+    pub(super) fn refuse(&self, layer: &str, reason: &str, detail: String, rule: &str) {
+        self.context.refusals.report(Refused {
+            layer: layer.into(),
+            reason: reason.into(),
+            detail,
+            rule: rule.into(),
+            connection: Some(self.id),
+            process: None,
+            count: None,
+        });
+    }
+}
+
+impl Drop for Allowed {
+    fn drop(&mut self) {
+        let close = Close {
+            connection: self.id,
+            bytes_from_function: self.counters.read.load(Ordering::Relaxed),
+            bytes_to_function: self.counters.written.load(Ordering::Relaxed),
+            duration_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            error: self.error.take(),
+        };
+        let record = Record { subject: self.context.instance.subject(), event: Event::Close(close) };
+        // A log that has failed has stopped all egress already, and says so itself.
+        let _ = self.context.log.enqueue_now(record);
+    }
+}
