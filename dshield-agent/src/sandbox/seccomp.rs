@@ -80,6 +80,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_data_of_every_architecture_is_valid() {
+        for (json, arch) in [
+            (include_str!("seccomp/x86_64.json"), TargetArch::x86_64),
+            (include_str!("seccomp/aarch64.json"), TargetArch::aarch64),
+        ] {
+            let compiled = seccompiler::compile_from_json(json.as_bytes(), arch).unwrap();
+            assert!(ORDER.iter().all(|name| compiled.contains_key(*name)), "{arch:?}");
+        }
+    }
+
+    #[test]
     fn the_filters_of_this_architecture_compile() {
         let filters = Filter::compile_all().unwrap();
         assert_eq!(filters.iter().map(Filter::name).collect::<Vec<_>>(), ORDER);
