@@ -170,8 +170,9 @@ impl Context {
     }
 }
 
-/// Connections of one instance at a time: more than its descriptors allow cannot be of use to it.
-const MAX_CONNECTIONS: usize = 2048;
+/// Connections of one instance at a time. Further ones wait in the kernel: the agent's descriptors and memory
+/// are shared by all functions.
+const MAX_CONNECTIONS: usize = 512;
 
 async fn accept<F>(
     listener: TcpListener,
