@@ -146,3 +146,41 @@ fn a_request_too_long_for_an_entry_is_refused_and_logged() {
     assert_eq!(log.verify(), Ok(()));
     assert!(standin.seen().is_empty());
 }
+
+/// Each connection could hold 400 KiB of unfinished head in the agent, which all functions share.
+#[test]
+fn a_request_with_a_huge_head_gets_431_and_does_not_arrive() {
+    if !require_root() {
+        return;
+    }
+    let standin = Standin::start();
+    let project = Project::new().with(&Function::probe("native").egress(&Egress::to_standin(&standin)));
+    let agent = Agent::start(&project);
+    let headers = json!({"x-filler": "x".repeat(100_000)});
+    assert_eq!(agent.call("native", &allowed_but(json!({"headers": headers})))["status"], 431);
+    assert!(standin.seen().is_empty());
+}
+
+/// One function that printed while nobody read the agent's stderr froze the workers that all functions share.
+#[test]
+fn a_function_that_prints_into_a_full_pipe_holds_up_nobody() {
+    if !require_root() || !requires("mkfifo") || !requires("python3") {
+        return;
+    }
+    let chatty =
+        "def handler(event, context):\n    for _ in range(2000):\n        print('x' * 1000)\n    return 'done'\n";
+    let project = Project::new().with(&Function::python("chatty", chatty)).with(&Function::probe("native"));
+    let pipe = project.folder().join("stderr").to_string_lossy().into_owned();
+    // Open for reading too, so that the agent can write, and nobody reads.
+    let redirect = "mkfifo \"$0\" && exec 3<>\"$0\" && exec \"$@\" 2>&3";
+    let wrapper = ["sh", "-c", redirect, &pipe].map(str::to_owned).to_vec();
+    let launch = Launch { wrapper, ..Launch::default() };
+    let mut agent = Agent::launch(&project, launch).unwrap_or_else(|error| panic!("{error}"));
+    for _ in 0..2 {
+        assert_eq!(agent.call("chatty", &json!({})), "done");
+        assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
+        assert_eq!(agent.get("/healthz").status, 200);
+    }
+    assert_eq!(agent.stop(), Some(0), "it still stops and cleans up");
+    assert_eq!(agent.leftovers().found(), Vec::<String>::new());
+}

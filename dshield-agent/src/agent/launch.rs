@@ -67,22 +67,20 @@ impl Launch {
         let egress = this.proxy.function(policy, log_level);
         Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
-            Box::pin(async move {
-                this.launch(&function, egress)
-                    .await
-                    .map_err(|source| LaunchError::Sandbox { function: function.spec.name.to_string(), source })
-            })
+            Box::pin(async move { this.launch(&function, egress).await })
         })
     }
 
-    async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, Cause> {
+    async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, LaunchError> {
+        let failed = |source: Cause| LaunchError::Sandbox { function: function.spec.name.to_string(), source };
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number}", function.spec.name);
         let limits = Limits { memory_bytes: function.spec.memory, pids: PIDS };
         let kernel = self.kernel.clone();
         let ground = {
             let id = id.clone();
-            spawn_blocking(move || Ground::prepare(&kernel, &id, limits)).await??
+            let prepared = spawn_blocking(move || Ground::prepare(&kernel, &id, limits)).await;
+            prepared.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?
         };
         let Ground { netns, steering, leaf, cgroup } = ground;
         let SealedNetns { fd, cookie, sockets } = netns;
@@ -112,23 +110,31 @@ impl Launch {
                 Ok::<_, Cause>(spawner.spawn(&spec, &cgroup, &netns)?)
             })
             .await??;
-            parts.pid = Some(child.pid);
-            let begin = Lifecycle { phase: Phase::Begin, pid: child.pid, reason: None };
-            drop(self.log.enqueue(record(&instance, Event::Function(begin))).await?);
             Ok::<_, Cause>((runtime_api, child))
         };
-        match started.await {
-            Ok((runtime_api, child)) => {
-                let exit = watch_child(&instance, child);
-                let at_stop = exit.clone();
-                let stop = Box::new(move || -> BoxFuture<()> { Box::pin(parts.take_apart(Some(at_stop))) });
-                Ok(Running { instance, runtime_api, exit, stop })
-            }
+        let (runtime_api, child) = match started.await {
+            Ok(started) => started,
             Err(cause) => {
                 parts.take_apart(None).await;
-                Err(cause)
+                return Err(failed(cause));
+            }
+        };
+        let pid = child.pid;
+        parts.pid = Some(pid);
+        // From here on somebody waits for the process, and reaps it.
+        let exit = watch_child(&instance, child);
+        let begin = Lifecycle { phase: Phase::Begin, pid, reason: None };
+        match self.log.enqueue(record(&instance, Event::Function(begin))).await {
+            // Not waiting for the disk: what it sends out will.
+            Ok(pending) => drop(pending),
+            Err(error) => {
+                parts.take_apart(Some(exit)).await;
+                return Err(error.into());
             }
         }
+        let at_stop = exit.clone();
+        let stop = Box::new(move || -> BoxFuture<()> { Box::pin(parts.take_apart(Some(at_stop))) });
+        Ok(Running { instance, runtime_api, exit, stop })
     }
 
     fn spec(&self, function: &LoadedFunction, id: &str, number: u32) -> Spec {
@@ -162,9 +168,13 @@ struct Ground {
 impl Ground {
     fn prepare(kernel: &Kernel, id: &str, limits: Limits) -> Result<Self, KernelError> {
         let leaf = kernel.cgroup().leaf(id, limits)?;
-        let sealed = SealedNetns::create().and_then(|netns| Ok((kernel.seal(&netns, id)?, netns)));
-        match sealed.and_then(|sealed| Ok((leaf.id()?, sealed))) {
-            Ok((cgroup, (steering, netns))) => Ok(Self { netns, steering, leaf, cgroup }),
+        // Sealed last: nothing after it can fail and leave the namespace on the list.
+        let prepared = leaf.id().and_then(|cgroup| {
+            let netns = SealedNetns::create()?;
+            Ok((cgroup, kernel.seal(&netns, id)?, netns))
+        });
+        match prepared {
+            Ok((cgroup, steering, netns)) => Ok(Self { netns, steering, leaf, cgroup }),
             Err(error) => {
                 let _ = leaf.destroy();
                 Err(error)

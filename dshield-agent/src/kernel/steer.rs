@@ -30,10 +30,17 @@ impl Steering {
     /// # Errors
     /// The kernel refuses the program, or a pin cannot be made.
     pub(super) fn attach(loader: &mut EbpfLoader<'_>, netns: &SealedNetns, pins: PathBuf) -> Result<Self, KernelError> {
-        let mut ebpf = loader.load(objects::NETNS).map_err(super::load_error)?;
-        fill(&mut ebpf, netns, &pins.join("sockets"))?;
-        let link = attach(&mut ebpf, netns, &pins)?;
-        Ok(Self { _link: link, _ebpf: ebpf, pins })
+        let made = loader.load(objects::NETNS).map_err(super::load_error).and_then(|mut ebpf| {
+            fill(&mut ebpf, netns, &pins.join("sockets"))?;
+            Ok((attach(&mut ebpf, netns, &pins)?, ebpf))
+        });
+        match made {
+            Ok((link, ebpf)) => Ok(Self { _link: link, _ebpf: ebpf, pins }),
+            Err(error) => {
+                let _ = bpffs::remove_tree(&pins);
+                Err(error)
+            }
+        }
     }
 }
 
