@@ -142,20 +142,6 @@ impl Log {
         self.enqueue(record).await?.durable().await
     }
 
-    /// [`Self::enqueue`] for threads outside the async runtime, without waiting for the disk. A record that turns out
-    /// not to fit an entry leaves a `lost` entry in its place.
-    ///
-    /// # Errors
-    /// When the log has failed or is closed.
-    ///
-    /// # Panics
-    /// When called from async code.
-    pub fn enqueue_blocking(&self, record: Record) -> Result<(), LogError> {
-        self.check()?;
-        let command = Command::Append(record, None);
-        self.shared.queue.blocking_send(command).map_err(|_| self.ended())
-    }
-
     /// [`Self::enqueue`] without waiting, for destructors: a full queue takes it later, in a task of its own.
     /// A record that turns out not to fit an entry leaves a `lost` entry in its place.
     ///

@@ -114,14 +114,6 @@ impl Pool {
         let _ = self.shared.slots.acquire_many(self.shared.concurrency).await;
         self.shared.slots.close();
     }
-
-    /// Refuses further events, lets the invocations under way come to their end, then stops every instance.
-    pub async fn drain(&self) {
-        if self.shared.admissions.acquire_many(self.shared.concurrency).await.is_ok() {
-            self.shared.admissions.close();
-        }
-        self.shutdown().await;
-    }
 }
 
 /// An invocation under way: a future of its outcome. Dropping it leaves the invocation running.

@@ -1,6 +1,6 @@
 //! Starts an instance's first process: `clone3` into the cgroup and the namespaces, then this same
 //! program as `dshield __instance`.
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -120,8 +120,7 @@ impl Spawner {
     }
 }
 
-/// The child's few instructions between `clone3` and `execve`. Exit statuses tell where it failed, for
-/// the one case in which it cannot say so on the status descriptor.
+/// The child's few instructions between `clone3` and `execve`. What fails is said on the status descriptor.
 ///
 /// # Safety
 /// To be called once, in a freshly forked child, with valid descriptors and NULL-terminated arrays.
@@ -135,19 +134,19 @@ unsafe fn become_init(
     // SAFETY: system calls only, no allocation, no lock; the caller vouches for the arguments.
     unsafe {
         if libc::setns(netns, libc::CLONE_NEWNET) != 0 {
-            libc::_exit(120);
+            fail(descriptors[4], c"enter the network namespace");
         }
         // First out of the way of the targets, then onto them: a source may be one of 0 to 4.
         let mut moved = [0; 6];
         for (slot, source) in moved.iter_mut().zip(descriptors.into_iter().chain([program])) {
             *slot = libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 64);
             if *slot < 0 {
-                libc::_exit(121);
+                fail(descriptors[4], c"move descriptors");
             }
         }
         for (target, source) in moved[..5].iter().enumerate() {
             if libc::dup2(*source, target as RawFd) < 0 {
-                libc::_exit(122);
+                fail(moved[4], c"set descriptors");
             }
         }
         // A signal mask or an ignored signal of the agent must not reach the function.
@@ -157,7 +156,19 @@ unsafe fn become_init(
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::syscall(libc::SYS_close_range, 5, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         libc::syscall(libc::SYS_execveat, moved[5], c"".as_ptr(), argv, envp, libc::AT_EMPTY_PATH);
-        libc::_exit(123)
+        fail(moved[4], c"execute the agent's own program")
+    }
+}
+
+/// Says what failed, and ends the child.
+///
+/// # Safety
+/// As `become_init`: to be called in the child only, with the status descriptor.
+unsafe fn fail(status: RawFd, what: &CStr) -> ! {
+    // SAFETY: system calls only; the string has this many bytes.
+    unsafe {
+        libc::write(status, what.as_ptr().cast(), what.count_bytes());
+        libc::_exit(127)
     }
 }
 
@@ -207,4 +218,39 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
 
 fn step(step: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
     move |source| SandboxError::Spawn { step, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::AgentCgroup;
+
+    /// The child died silently before `execve`, which reads like success: the instance was reported as a
+    /// function that had crashed.
+    #[test]
+    fn a_child_that_fails_before_execve_says_so() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: not root: it makes namespaces and a cgroup");
+        }
+        let cgroup = AgentCgroup::create(&format!("dst-spawn-{}", std::process::id())).unwrap();
+        let spec = Spec {
+            hostname: "f".into(),
+            uid: 1_900_000_000,
+            root: "/".into(),
+            code: "/".into(),
+            ca_bundle: "/dev/null".into(),
+            runtime_files: Default::default(),
+            tmp_bytes: 0,
+            argv: vec![],
+            env: vec![],
+            seccomp: vec![],
+        };
+        let no_namespace = File::open("/dev/null").unwrap();
+        let spawned = Spawner::new().unwrap().spawn(&spec, &cgroup.open().unwrap(), &no_namespace);
+        cgroup.destroy().unwrap();
+        assert!(
+            matches!(&spawned, Err(SandboxError::Setup(what)) if what.contains("network namespace")),
+            "{spawned:?}"
+        );
+    }
 }

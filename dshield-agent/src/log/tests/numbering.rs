@@ -103,7 +103,7 @@ async fn what_is_enqueued_is_written_in_order_even_when_nobody_waits() {
         drop(log.enqueue(record(id)).await.unwrap());
     }
     let threads = log.clone();
-    std::thread::spawn(move || threads.enqueue_blocking(record(50)).unwrap()).join().unwrap();
+    std::thread::spawn(move || threads.enqueue_now(record(50)).unwrap()).join().unwrap();
     assert_eq!(log.append(record(51)).await.unwrap(), 52);
     let ids: Vec<u64> = lines(&log).await.iter().filter_map(|line| id(line)).collect();
     assert_eq!(ids, (0..=51).collect::<Vec<_>>());
@@ -181,7 +181,7 @@ async fn an_entry_too_large_is_refused_without_taking_a_number() {
 async fn a_record_that_fits_no_entry_and_has_no_listener_leaves_a_lost_entry() {
     let log = Log::open(Storage::Memory, facts()).unwrap();
     let threads = log.clone();
-    std::thread::spawn(move || threads.enqueue_blocking(big(MAX_ENTRY)).unwrap()).join().unwrap();
+    std::thread::spawn(move || threads.enqueue_now(big(MAX_ENTRY)).unwrap()).join().unwrap();
     drop(log.enqueue(record(1 << 60)).await.unwrap());
     assert_eq!(log.append(record(7)).await.unwrap(), 3);
     let lines = lines(&log).await;

@@ -313,7 +313,7 @@ async fn without_a_log_entry_no_event_is_handed_over() {
 }
 
 #[tokio::test]
-async fn shutdown_ends_what_is_under_way_and_drain_waits_for_it() {
+async fn shutdown_ends_what_is_under_way() {
     let source = Source::python("app", COUNTER);
     needs!(source);
     let log = log();
@@ -324,12 +324,6 @@ async fn shutdown_ends_what_is_under_way_and_drain_waits_for_it() {
     assert_eq!(count.alive(), 0);
     assert!(matches!(under_way.await, Err(InvokeError::Stopped)));
     assert!(matches!(stopped.start(Bytes::new(), "r-2"), Err(InvokeError::Stopped)));
-
-    let (drained, count) = pool(function("f", &source), &log);
-    let under_way = drained.start(Bytes::from_static(b"{\"sleep\": 0.1}"), "r-1").unwrap();
-    drained.drain().await;
-    assert_eq!(count.alive(), 0);
-    assert_eq!(under_way.await.unwrap().ending, Ending::Ok);
 }
 
 #[tokio::test]
