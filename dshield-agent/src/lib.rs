@@ -16,3 +16,4 @@ pub mod refusals;
 pub mod runtime;
 #[allow(unsafe_code, reason = "makes system calls that no crate wraps")]
 pub mod sandbox;
+pub mod walls;

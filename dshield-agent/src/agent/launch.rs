@@ -20,6 +20,7 @@ use crate::proxy::{FunctionEgress, Proxy, ServedSockets, Serving};
 use crate::refusals::Refusals;
 use crate::runtime::{self, LaunchError, Launcher};
 use crate::sandbox::{Child, Filter, Spawner, Spec, trust};
+use crate::walls::Walls;
 
 /// User ids of instances: above those that distributions and systemd give away, below 2^31.
 const FIRST_UID: u32 = 1_900_000_000;
@@ -153,6 +154,7 @@ impl Launch {
             argv: command.argv,
             env,
             seccomp: self.filters.clone(),
+            walls: Walls::standing(),
         }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use aya::programs::links::{FdLink, PinnedLink};
 
-use super::PROGRAMS;
 use super::error::chain;
 
 /// What was attached when the agent started.
@@ -45,7 +44,7 @@ impl Gate {
     /// A link is not there, or not attached.
     pub(super) fn take(cgroup: &Path, links: &Path) -> Result<Self, Broken> {
         let metadata = fs::metadata(cgroup).map_err(|error| broken(format!("{}: {error}", cgroup.display())))?;
-        let links = PROGRAMS.into_iter().map(|program| Link::open(program, links.join(program)));
+        let links = super::attached().map(|program| Link::open(program, links.join(program)));
         let gate = Self { cgroup: metadata.ino(), links: links.collect::<Result<_, _>>()? };
         gate.check()?;
         Ok(gate)

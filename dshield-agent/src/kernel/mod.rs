@@ -24,6 +24,7 @@ pub use self::gate::{Broken, Gate};
 pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
 pub use self::rundir::RunDir;
 pub use self::steer::Steering;
+use crate::walls::{Wall, Walls};
 
 mod bpffs;
 mod cgroup;
@@ -199,8 +200,7 @@ fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
         }
     }
     let folder = cgroup.open()?;
-    let links = PROGRAMS
-        .into_iter()
+    let links = attached()
         .map(|name| {
             let program = ebpf.program_mut(name).ok_or_else(|| missing_program(name))?;
             attach(program, name, &folder, pins)
@@ -246,6 +246,18 @@ fn attach(program: &mut Program, name: &'static str, cgroup: &File, pins: &Pins)
     program.pin(&path).map_err(bpffs::pin_error(&path))?;
     let path = pins.link(name);
     link.pin(&path).map_err(bpffs::pin_error(&path))
+}
+
+/// [`PROGRAMS`].
+fn attached() -> impl Iterator<Item = &'static str> {
+    let walls = Walls::standing();
+    PROGRAMS.into_iter().filter(move |program| match *program {
+        "ds_sock_create" => walls.stands(Wall::SockCreate),
+        "ds_connect4" | "ds_connect6" => walls.stands(Wall::Connect),
+        "ds_sendmsg4" | "ds_sendmsg6" => walls.stands(Wall::Sendmsg),
+        "ds_egress" => walls.stands(Wall::Egress),
+        _ => true,
+    })
 }
 
 /// Sends what the programs print with aya-log to `tracing`, under the target `dshield_cgroup`.

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::walls::Walls;
+
 pub use self::seccomp::Filter;
 pub use self::spawn::{Child, Spawner};
 
@@ -51,6 +53,8 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// The seccomp filters, in the order of their installation.
     pub seccomp: Vec<Filter>,
+    /// Which walls stand: all.
+    pub walls: Walls,
 }
 
 /// Why an instance could not start.

@@ -8,13 +8,29 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::Spec;
 use super::spawn::STATUS_FD;
 use super::step::{StepError, step};
+use crate::walls::Wall;
 
 /// Processes and threads; counted for each user id, and every instance has its own.
 const PROCESSES: u64 = 512;
 
 /// In the order that the kernel demands: what needs root first.
 pub(super) fn give_up(spec: &Spec) -> Result<(), StepError> {
-    limit_resources()?;
+    if spec.walls.stands(Wall::Limits) {
+        limit_resources()?;
+    }
+    if spec.walls.stands(Wall::Privileges) {
+        become_nobody(spec)?;
+    }
+    close_descriptors()?;
+    if spec.walls.stands(Wall::Seccomp) {
+        for filter in &spec.seccomp {
+            filter.install().map_err(step(format!("install the seccomp filter {}", filter.name())))?;
+        }
+    }
+    Ok(())
+}
+
+fn become_nobody(spec: &Spec) -> Result<(), StepError> {
     drop_bounding_set()?;
     setgroups(&[]).map_err(step("drop groups"))?;
     let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.uid));
@@ -22,12 +38,7 @@ pub(super) fn give_up(spec: &Spec) -> Result<(), StepError> {
     // Leaving user id 0 clears the permitted, effective and ambient sets (capabilities(7)).
     setresuid(uid, uid, uid).map_err(step("set the user id"))?;
     clear_capabilities()?;
-    nix::sys::prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
-    close_descriptors()?;
-    for filter in &spec.seccomp {
-        filter.install().map_err(step(format!("install the seccomp filter {}", filter.name())))?;
-    }
-    Ok(())
+    nix::sys::prctl::set_no_new_privs().map_err(step("no_new_privs"))
 }
 
 fn limit_resources() -> Result<(), StepError> {

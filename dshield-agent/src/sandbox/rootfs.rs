@@ -16,6 +16,7 @@ use nix::unistd::{chdir, pivot_root};
 
 use super::step::{StepError, step};
 use super::{NAMESERVER, Spec, trust};
+use crate::walls::Wall;
 
 /// System folders taken from the host: as a link where the host has a link.
 const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -47,9 +48,14 @@ pub(super) fn enter(spec: &Spec) -> Result<(), StepError> {
         write(&root.join("var/runtime").join(name), content)?;
     }
     bind(&spec.code, &root.join("var/task"), true)?;
-    limited_tmpfs(&root.join("tmp"), spec.tmp_bytes, "16k")?;
-    limited_tmpfs(&root.join("dev/shm"), SHM_BYTES, "1k")?;
+    // 0 is no limit (tmpfs(5)).
+    let (tmp, shm) = if spec.walls.stands(Wall::Limits) { (spec.tmp_bytes, SHM_BYTES) } else { (0, 0) };
+    limited_tmpfs(&root.join("tmp"), tmp, "16k")?;
+    limited_tmpfs(&root.join("dev/shm"), shm, "1k")?;
     proc(root)?;
+    if !spec.walls.stands(Wall::Files) {
+        show_the_machine(&root.join("host"))?;
+    }
     for trust_path in trust::BUNDLE_PATHS {
         bind(&spec.ca_bundle, &root.join(trust_path.trim_start_matches('/')), false)?;
     }
@@ -58,6 +64,13 @@ pub(super) fn enter(spec: &Spec) -> Result<(), StepError> {
     umount2(".", MntFlags::MNT_DETACH).map_err(step("detach the old root"))?;
     chdir("/").map_err(step("enter /"))?;
     remount_read_only(Path::new("/"))
+}
+
+/// The machine's own root, writable: what the rest of this file keeps out of reach.
+fn show_the_machine(inside: &Path) -> Result<(), StepError> {
+    make_dir(inside)?;
+    mount(Some("/"), inside, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(step("bind the machine's root"))
 }
 
 fn system_folders(root: &Path) -> Result<(), StepError> {

@@ -13,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{INIT_COMMAND, SandboxError, Spec};
 use crate::instance::Exit;
+use crate::walls::Wall;
 
 /// The descriptor on which the first process finds its [`Spec`].
 pub(super) const SPEC_FD: RawFd = 3;
@@ -25,6 +26,15 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::C
 
 /// include/uapi/linux/sched.h; libc's constant has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Where a first process starts.
+struct Place {
+    cgroup: RawFd,
+    /// The network namespace to enter.
+    netns: Option<RawFd>,
+    /// The namespaces to make: `CLONE_NEW…`.
+    namespaces: libc::c_int,
+}
 
 /// Starts first processes.
 #[derive(Debug)]
@@ -60,6 +70,7 @@ impl Spawner {
     /// # Errors
     /// The step that failed, in the agent or in the new process. The process is gone then.
     pub fn spawn(&self, spec: &Spec, cgroup: &impl AsFd, netns: &impl AsFd) -> Result<Child, SandboxError> {
+        let walls = spec.walls;
         let spec = spec_file(spec).map_err(step("pass the specification"))?;
         let null = File::open("/dev/null").map_err(step("open /dev/null"))?;
         let (stdout, stdout_inside) = pipe()?;
@@ -72,7 +83,18 @@ impl Spawner {
             spec.as_raw_fd(),
             status_inside.as_raw_fd(),
         ];
-        let (pid, pidfd) = self.clone_into(cgroup.as_fd().as_raw_fd(), netns.as_fd().as_raw_fd(), descriptors)?;
+        let mut place = Place {
+            cgroup: cgroup.as_fd().as_raw_fd(),
+            netns: Some(netns.as_fd().as_raw_fd()),
+            namespaces: NAMESPACES,
+        };
+        if !walls.stands(Wall::Netns) {
+            place.netns = None;
+        }
+        if !walls.stands(Wall::Processes) {
+            place.namespaces &= !libc::CLONE_NEWPID;
+        }
+        let (pid, pidfd) = self.clone_into(&place, descriptors)?;
         drop((stdout_inside, stderr_inside, status_inside));
         let child = Child { pid, stdout: File::from(stdout), stderr: File::from(stderr), pidfd };
         let mut failure = String::new();
@@ -84,7 +106,7 @@ impl Spawner {
         Err(SandboxError::Setup(failure))
     }
 
-    fn clone_into(&self, cgroup: RawFd, netns: RawFd, descriptors: [RawFd; 5]) -> Result<(u32, OwnedFd), SandboxError> {
+    fn clone_into(&self, place: &Place, descriptors: [RawFd; 5]) -> Result<(u32, OwnedFd), SandboxError> {
         // Everything the child uses is made before: it shares a heap with threads that are not there.
         let program = self.program.as_raw_fd();
         let argv = [CString::from(c"dshield"), CString::new(INIT_COMMAND).map_err(|e| step("argv")(e.into()))?];
@@ -92,7 +114,7 @@ impl Spawner {
         let envp: [*const libc::c_char; 1] = [std::ptr::null()];
         let mut pidfd: RawFd = -1;
         let mut args = libc::clone_args {
-            flags: (NAMESPACES as u64) | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP,
+            flags: (place.namespaces as u64) | libc::CLONE_PIDFD as u64 | CLONE_INTO_CGROUP,
             pidfd: (&raw mut pidfd) as u64,
             child_tid: 0,
             parent_tid: 0,
@@ -102,14 +124,14 @@ impl Spawner {
             tls: 0,
             set_tid: 0,
             set_tid_size: 0,
-            cgroup: cgroup as u64,
+            cgroup: place.cgroup as u64,
         };
         // SAFETY: without CLONE_VM this is a fork: the child has its own copy of everything, and below
         // runs only system calls on values made before. `args` and `pidfd` outlive the call.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
         if pid == 0 {
             // SAFETY: this is the child, single-threaded, and never returns.
-            unsafe { become_init(program, netns, descriptors, argv.as_ptr(), envp.as_ptr()) }
+            unsafe { become_init(program, place.netns, descriptors, argv.as_ptr(), envp.as_ptr()) }
         }
         if pid < 0 {
             return Err(step("clone3 (Linux 5.7 or newer)")(io::Error::last_os_error()));
@@ -126,14 +148,16 @@ impl Spawner {
 /// To be called once, in a freshly forked child, with valid descriptors and NULL-terminated arrays.
 unsafe fn become_init(
     program: RawFd,
-    netns: RawFd,
+    netns: Option<RawFd>,
     descriptors: [RawFd; 5],
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
 ) -> ! {
     // SAFETY: system calls only, no allocation, no lock; the caller vouches for the arguments.
     unsafe {
-        if libc::setns(netns, libc::CLONE_NEWNET) != 0 {
+        if let Some(netns) = netns
+            && libc::setns(netns, libc::CLONE_NEWNET) != 0
+        {
             fail(descriptors[4], c"enter the network namespace");
         }
         // First out of the way of the targets, then onto them: a source may be one of 0 to 4.
@@ -224,6 +248,7 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
 mod tests {
     use super::*;
     use crate::kernel::AgentCgroup;
+    use crate::walls::Walls;
 
     /// The child died silently before `execve`, which reads like success: the instance was reported as a
     /// function that had crashed.
@@ -244,6 +269,7 @@ mod tests {
             argv: vec![],
             env: vec![],
             seccomp: vec![],
+            walls: Walls::standing(),
         };
         let no_namespace = File::open("/dev/null").unwrap();
         let spawned = Spawner::new().unwrap().spawn(&spec, &cgroup.open().unwrap(), &no_namespace);
