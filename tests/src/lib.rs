@@ -5,6 +5,7 @@
 //! * [`nameserver`]: a name server that gives every name one address.
 //! * [`agent`]: starts the real `dshield` binary with a policy, invokes functions, reads the log.
 //! * [`scene`]: the three together, as most tests need them.
+//! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
 //! * [`script`]: a function that runs the Python code in its event.
 //! * [`client`], [`load`], [`wait`], [`requires`]: HTTP, keep-alive load, deadlines, skipping.
 //!
@@ -13,6 +14,7 @@
 
 pub mod agent;
 mod background;
+pub mod catalogue;
 pub mod client;
 pub mod load;
 pub mod nameserver;
@@ -22,6 +24,7 @@ pub mod script;
 pub mod standin;
 pub mod tripwire;
 pub mod wait;
+pub mod world;
 
 use std::path::PathBuf;
 

@@ -42,6 +42,12 @@ pub fn requires_python_module(module: &str) -> bool {
     have(found, &format!("Python has no module {module}; apt-get install python3-{module}"))
 }
 
+/// True when this program of the workspace is built; what a test takes from a second build may not be.
+#[must_use]
+pub fn requires_built(name: &str) -> bool {
+    have(crate::built(name).is_some(), &format!("{name} is not built; `cargo xtask test` builds it"))
+}
+
 fn have(found: bool, why_not: &str) -> bool {
     if !found {
         eprintln!("skipped: {why_not}");

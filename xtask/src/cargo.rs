@@ -10,6 +10,11 @@ use std::{
 /// other features for a dependency and build it again.
 pub const EVERYTHING: [&str; 4] = ["build", "--workspace", "--bins", "--examples"];
 
+/// The second program of the agent, which the escape suite takes walls away from. In the same folders, with the same
+/// dependencies: only the agent itself is built once more.
+pub const UNWALLED: [&str; 6] =
+    ["build", "--workspace", "--bin", "dshield-unwalled", "--features", "dshield-agent/layers-off"];
+
 /// A cargo command in the workspace's root.
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

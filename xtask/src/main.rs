@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup|test|demo|bench|measure`.
+//! The project's tasks: `cargo xtask setup|test|demo|bench|walls|measure`.
 //!
 //! A command line flows in; other programs are run, and their exit code flows out. Talk goes to stderr,
 //! results to stdout. No dependencies, so that it starts at once on a machine that has nothing yet.
@@ -26,6 +26,7 @@ usage: cargo xtask <task>
   demo [--live]    build, then show one function whose egress is enforced, told as a story
   test             everything CI runs: format, lints, build, tests, reproducible kernel objects
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
+  walls            attack an instance with each wall alone, and write docs/explanation/walls.md
   reproduce        build the kernel objects in two more folders and compare (test does this too)
   measure [--json] SHA-256 of kernel objects, seccomp filters and agent
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["reproduce"] => reproduce::run().map(|()| 0),
         ["demo", rest @ ..] => launch::demo(rest),
         ["bench", rest @ ..] => launch::bench(rest),
+        ["walls"] => launch::walls(),
         ["measure"] => measure::run(false).map(|()| 0),
         ["measure", "--json"] => measure::run(true).map(|()| 0),
         ["help" | "--help" | "-h"] => {

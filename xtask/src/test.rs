@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what CI runs. The sources flow in; each step's verdict and time, and every check that a
 //! test had to skip, flow out. Stops at the first failure, and ends by itself.
 use crate::{
-    cargo::{self, EVERYTHING, cargo},
+    cargo::{self, EVERYTHING, UNWALLED, cargo},
     reproduce, setup,
     shell::{self, Error},
 };
@@ -29,9 +29,14 @@ pub fn run() -> Result<(), Error> {
             within(2, &["fmt", "--all", "--check", "--manifest-path", "dshield-ebpf/Cargo.toml"], &skips)
         }),
         ("lints", &|| {
-            within(15, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &skips)
+            within(15, &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], &skips)?;
+            let unwalled = ["--features", "dshield-agent/layers-off", "--bins", "--locked", "--", "-D", "warnings"];
+            within(15, &[["clippy", "--workspace"].as_slice(), &unwalled].concat(), &skips)
         }),
-        ("build", &|| within(15, &[EVERYTHING.as_slice(), &["--locked"]].concat(), &skips)),
+        ("build", &|| {
+            within(15, &[EVERYTHING.as_slice(), &["--locked"]].concat(), &skips)?;
+            within(15, &[UNWALLED.as_slice(), &["--locked"]].concat(), &skips)
+        }),
         ("tests", &|| within(25, &["test", "--workspace", "--locked"], &skips)),
         ("reproducible kernel objects", &reproduce::run),
     ];

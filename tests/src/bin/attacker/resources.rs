@@ -1,0 +1,74 @@
+//! More of everything than an instance may have. Each attempt stops by itself at its goal.
+use std::fs::File;
+use std::io::Write;
+
+use crate::Got;
+
+pub fn descriptors() -> Got {
+    let mut open = Vec::new();
+    for count in 0..5_000 {
+        match File::open("/dev/null") {
+            Ok(file) => open.push(file),
+            Err(error) => return Err(format!("{error} after {count}")),
+        }
+    }
+    Ok("opened".to_owned())
+}
+
+pub fn fill_tmp() -> Got {
+    let path = "/tmp/full";
+    let mut file = File::create(path).map_err(|error| error.to_string())?;
+    let block = vec![1; 1 << 20];
+    let mut written = 0;
+    let result = loop {
+        if written == 200 {
+            break Ok("written".to_owned());
+        }
+        match file.write_all(&block) {
+            Ok(()) => written += 1,
+            Err(error) => break Err(format!("{error} after {written} MiB")),
+        }
+    };
+    let _ = std::fs::remove_file(path);
+    result
+}
+
+pub fn fork_bomb() -> Got {
+    let mut children = Vec::new();
+    let mut refused = None;
+    while children.len() < 700 {
+        // SAFETY: this process has one thread; the child only waits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: plain integers. It ends with its parent at the latest.
+            unsafe {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::alarm(20);
+                libc::pause();
+                libc::_exit(0)
+            }
+        }
+        if child < 0 {
+            refused = Some(format!("{} after {}", std::io::Error::last_os_error(), children.len()));
+            break;
+        }
+        children.push(child);
+    }
+    for child in &children {
+        // SAFETY: the children are ours and not reaped yet.
+        unsafe {
+            libc::kill(*child, libc::SIGKILL);
+            libc::waitpid(*child, std::ptr::null_mut(), 0);
+        }
+    }
+    refused.map_or_else(|| Ok("started".to_owned()), Err)
+}
+
+pub fn memory_bomb() -> Got {
+    let mut blocks = Vec::new();
+    for _ in 0..300 {
+        // Ones, so that every page is really there.
+        blocks.push(vec![1u8; 1 << 20]);
+    }
+    Ok(format!("has {} MiB", std::hint::black_box(&blocks).len()))
+}
