@@ -4,6 +4,7 @@
 //! First with every wall of the real program; then, with `dshield-unwalled`, without any, which shows that the
 //! techniques work, and with each wall alone, which shows what it holds by itself.
 mod attack;
+mod lingering;
 mod matrix;
 
 use dshield_tests::catalogue::TECHNIQUES;

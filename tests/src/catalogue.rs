@@ -122,6 +122,7 @@ pub const TECHNIQUES: &[Technique] = &[
     optional(effect("terminal", "type into a terminal (TIOCSTI)", &["seccomp", "files"])),
     optional(effect("x32", "system calls of the x32 table", &["seccomp"])),
     optional(effect("ia32", "system calls of the 32-bit table (int 0x80)", &["seccomp"])),
+    optional(effect("core_dump", "its memory in a file, by crashing", &["limits"])),
     effect("descriptors", "5,000 open files", &["limits"]),
     effect("tmp_full", "200 MiB in /tmp, with 128 MiB of memory", &["limits"]),
     effect("fork_bomb", "700 processes", &["limits", "controllers"]),

@@ -115,6 +115,7 @@ fn attempt(name: &str, number: u8, parent: i32) -> Got {
         "terminal" => special::terminal(),
         "x32" => special::x32(),
         "ia32" => special::ia32(),
+        "core_dump" => resources::core_dump(),
         "descriptors" => resources::descriptors(),
         "tmp_full" => resources::fill_tmp(),
         "fork_bomb" => resources::fork_bomb(),
