@@ -7,6 +7,7 @@ pub mod api;
 pub mod attest;
 pub mod cli;
 pub mod config;
+pub mod harden;
 pub mod instance;
 #[allow(unsafe_code, reason = "makes system calls that no crate wraps")]
 pub mod kernel;
@@ -16,4 +17,6 @@ pub mod refusals;
 pub mod runtime;
 #[allow(unsafe_code, reason = "makes system calls that no crate wraps")]
 pub mod sandbox;
+#[allow(unsafe_code, reason = "overwrites what ring gives no other way to")]
+pub mod secret;
 pub mod walls;

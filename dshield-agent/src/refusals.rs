@@ -120,8 +120,6 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use dshield_common::log::line::SignedEntry;
     use dshield_common::policy::Deployment;
 
@@ -134,7 +132,7 @@ mod tests {
     async fn a_flood_is_a_few_entries_and_its_count() {
         let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n";
         let policy = Deployment::parse(text, &mut |_| unreachable!()).unwrap().policy.functions[0].clone();
-        let log = Log::open(Storage::Memory, BootFacts { version: String::new(), sha256: BTreeMap::new() }).unwrap();
+        let log = Log::open(Storage::Memory, BootFacts::default()).unwrap();
         let refusals = Refusals::new(Arc::new(Instance::new("f-0".into(), policy, 1)), log.clone());
         let refused = Refused {
             layer: "dns".into(),

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dshield_common::log::entry::{Event, PolicyInForce, Record};
+use dshield_common::log::entry::{Event, Isolation, PolicyInForce, Record};
 use dshield_common::policy::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -22,7 +22,8 @@ use crate::kernel::{Kernel, KernelError, process};
 use crate::log::{BootFacts, Log, LogError, Storage};
 use crate::proxy::{CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
-use crate::sandbox::{Filter, SandboxError, Spawner, trust};
+use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
+use crate::walls::{Wall, Walls};
 
 mod events;
 mod launch;
@@ -149,7 +150,8 @@ impl Agent {
             fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
-            let log = Log::open(storage, BootFacts { version: env!("CARGO_PKG_VERSION").to_owned(), sha256 })?;
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let log = Log::open(storage, BootFacts { version, sha256, isolation: isolation(&set_up) })?;
             Ok::<_, StartError>((log, filters, gate))
         })
         .await?;
@@ -194,6 +196,12 @@ impl Agent {
     #[must_use]
     pub fn missing_controllers(&self) -> Vec<&'static str> {
         self.kernel.cgroup().missing()
+    }
+
+    /// The walls that depend on the machine, as the boot entry has them.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        isolation(&self.kernel)
     }
 
     /// Puts a deployment in force: its policy into the log first, then its functions in place of the
@@ -243,6 +251,12 @@ impl Agent {
         stop_kernel(kernel).await;
         log.close().await;
     }
+}
+
+fn isolation(kernel: &Kernel) -> Isolation {
+    let landlock_abi = if Walls::standing().stands(Wall::Landlock) { landlock::abi() } else { 0 };
+    let controllers = kernel.cgroup().controllers().iter().map(|name| (*name).to_owned()).collect();
+    Isolation { landlock_abi, controllers, bpf_lsm: false }
 }
 
 fn in_force(policy: &Policy) -> PolicyInForce {

@@ -8,6 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, Options, StartError};
+use crate::harden::{self, Memory};
 
 /// What `dshield run` takes.
 #[derive(Debug, clap::Args)]
@@ -41,6 +42,19 @@ pub(super) async fn run(args: RunArgs) -> ExitCode {
 
 /// Starts the agent and says so, or says why not.
 pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
+    // First: from here on there are secrets.
+    match harden::harden() {
+        Ok(Memory::Locked) => {
+            tracing::info!("no other process reads the agent's memory, and none of it is swapped out")
+        }
+        Ok(Memory::Swappable(why)) => tracing::warn!(
+            "the agent's memory, keys included, can be swapped out ({why}): give it CAP_IPC_LOCK, or run without swap"
+        ),
+        Err(error) => {
+            eprintln!("dshield: {error}");
+            return Err(ExitCode::FAILURE);
+        }
+    }
     raise_descriptor_limit();
     let name = options.name.clone();
     let agent = Agent::start(options).await.map_err(|error| {
@@ -59,6 +73,10 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
             "instances are not bounded by the cgroup v2 controllers {}: this machine does not offer them there",
             missing.join(" and ")
         );
+    }
+    match agent.isolation().landlock_abi {
+        0 => tracing::info!("this kernel has no Landlock: mounts and user ids alone bound what instances write"),
+        abi => tracing::info!("Landlock (ABI {abi}) bounds what instances write"),
     }
     // The one line on stdout: for whoever started the agent and waits for it.
     let mut stdout = io::stdout().lock();

@@ -1,14 +1,13 @@
 //! The key that signs a boot's entries.
 //!
 //! Randomness of the system flows in; signatures and the public key flow out. The private key is made when the
-//! agent starts, lives in this process's memory only, and is gone with it.
-use std::fmt;
-
+//! agent starts, lives in this process's memory only ([`crate::secret`]), and is gone with it.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::error::Unspecified;
 use ring::rand::{SecureRandom, SystemRandom};
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+
+use crate::secret::P256Key;
 
 /// DER of a `SubjectPublicKeyInfo` up to the point: SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 },
 /// BIT STRING { 65 bytes … } } (RFC 5480).
@@ -18,9 +17,9 @@ const SPKI_P256: [u8; 26] = [
 ];
 
 /// A P-256 key pair made for one boot.
+#[derive(Debug)]
 pub(super) struct SigningKey {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
+    key: P256Key,
     public_pem: String,
 }
 
@@ -30,12 +29,9 @@ impl SigningKey {
     /// # Errors
     /// When the system gives no randomness.
     pub(super) fn generate() -> Result<Self, Unspecified> {
-        let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)?;
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref(), &random)
-            .map_err(|_| Unspecified)?;
-        let public_pem = pem(pair.public_key().as_ref());
-        Ok(Self { pair, random, public_pem })
+        let key = P256Key::generate()?;
+        let public_pem = pem(key.public_point());
+        Ok(Self { key, public_pem })
     }
 
     /// ECDSA with SHA-256 over `message`, in ASN.1 DER: at most 72 bytes.
@@ -43,18 +39,12 @@ impl SigningKey {
     /// # Errors
     /// When the system gives no randomness.
     pub(super) fn sign(&self, message: &[u8]) -> Result<impl AsRef<[u8]> + use<>, Unspecified> {
-        self.pair.sign(&self.random, message)
+        self.key.sign(message)
     }
 
     /// The public key as PEM `SubjectPublicKeyInfo`.
     pub(super) fn public_pem(&self) -> &str {
         &self.public_pem
-    }
-}
-
-impl fmt::Debug for SigningKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SigningKey").field("public_pem", &self.public_pem).finish_non_exhaustive()
     }
 }
 
@@ -85,12 +75,5 @@ mod tests {
     fn the_public_key_is_the_pem_that_a_verifier_writes() {
         let key = SigningKey::generate().unwrap();
         assert_eq!(LogKey::from_pem(key.public_pem()).unwrap().to_pem(), key.public_pem());
-    }
-
-    #[test]
-    fn debug_output_shows_the_public_key_only() {
-        let key = SigningKey::generate().unwrap();
-        let expected = format!("SigningKey {{ public_pem: {:?}, .. }}", key.public_pem());
-        assert_eq!(format!("{key:?}"), expected);
     }
 }

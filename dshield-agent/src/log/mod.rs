@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
-use dshield_common::log::entry::{Boot, Event, Record};
+use dshield_common::log::entry::{Boot, Event, Isolation, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
@@ -54,6 +54,8 @@ pub struct BootFacts {
     pub version: String,
     /// SHA-256 (hex) of what runs, by name.
     pub sha256: BTreeMap<String, String>,
+    /// The walls that depend on the machine.
+    pub isolation: Isolation,
 }
 
 /// A handle to the log, cheap to clone. When the last one is dropped the log closes by itself.
@@ -109,8 +111,9 @@ impl Log {
             head: head_sender,
             failure: failure.clone(),
         };
-        let BootFacts { version, sha256 } = facts;
-        let boot = Boot { version, key: public_key_pem.clone(), sha256, memory_only, previous };
+        let BootFacts { version, sha256, isolation } = facts;
+        let isolation = Some(isolation);
+        let boot = Boot { version, key: public_key_pem.clone(), sha256, isolation, memory_only, previous };
         writer.write_now(Record::agent(Event::Boot(boot)))?;
 
         let (queue, commands) = mpsc::channel(QUEUE);

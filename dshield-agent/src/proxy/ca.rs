@@ -1,18 +1,23 @@
 //! The inspection CA: made at boot, kept in memory, trusted by functions only. It signs one certificate
-//! for each name that a function connects to, with that name and no other.
+//! for each name that a function connects to, with that name and no other. No key is ever written anywhere
+//! ([`crate::secret`]).
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dshield_common::name::HostName;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose,
 };
 use rustls::ServerConfig;
+use rustls::crypto::ring::sign::any_ecdsa_type;
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::{Duration, OffsetDateTime};
+
+use crate::secret::{self, P256Key};
 
 /// The clock is the host's: it may jump, and instances may live long.
 const SLACK: Duration = Duration::days(2);
@@ -24,7 +29,7 @@ const MAX_CACHED: usize = 4096;
 
 /// The CA with its cache of certificates.
 pub struct InspectionCa {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, P256Key>,
     pem: String,
     leaves: Mutex<HashMap<HostName, (OffsetDateTime, Arc<ServerConfig>)>>,
 }
@@ -40,7 +45,7 @@ impl InspectionCa {
     /// # Errors
     /// The system has no random numbers.
     pub fn generate() -> Result<Self, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(error)?;
+        let key = P256Key::generate().map_err(error)?;
         let now = OffsetDateTime::now_utc();
         let mut params = CertificateParams::default();
         params.distinguished_name = name("D-Shield inspection CA (this boot only)");
@@ -80,7 +85,11 @@ impl InspectionCa {
     }
 
     fn make_config(&self, host: &HostName, now: OffsetDateTime) -> Result<ServerConfig, CaError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(error)?;
+        let (key, signer) = secret::with_new_pkcs8(|pkcs8| {
+            let signer = any_ecdsa_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8))).map_err(error)?;
+            Ok((P256Key::from_pkcs8(pkcs8).map_err(error)?, signer))
+        })
+        .map_err(error)??;
         let mut params = CertificateParams::new(vec![host.to_string()]).map_err(error)?;
         // A common name holds 64 characters at most; the name is in the subject alternative name.
         params.distinguished_name = name("D-Shield");
@@ -90,14 +99,13 @@ impl InspectionCa {
         params.not_before = now - SLACK;
         params.not_after = now + LEAF_LIFETIME;
         let certificate = params.signed_by(&key, &self.issuer).map_err(error)?;
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let certified = CertifiedKey::new(vec![certificate.into()], signer);
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(error)?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.into()], key)
-            .map_err(error)?;
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

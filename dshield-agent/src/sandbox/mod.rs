@@ -17,6 +17,7 @@ pub use self::seccomp::Filter;
 pub use self::spawn::{Child, Spawner};
 
 pub mod init;
+pub mod landlock;
 mod privileges;
 mod rootfs;
 mod seccomp;

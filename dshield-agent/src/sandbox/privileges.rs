@@ -1,13 +1,13 @@
 //! Gives up everything that the function must not have: root, capabilities, new privileges, resources,
-//! descriptors and system calls. The last step before `execve`.
+//! descriptors, writes and system calls. The last step before `execve`.
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::Spec;
 use super::spawn::STATUS_FD;
 use super::step::{StepError, step};
+use super::{Spec, landlock};
 use crate::walls::Wall;
 
 /// Processes and threads; counted for each user id, and every instance has its own.
@@ -22,6 +22,11 @@ pub(super) fn give_up(spec: &Spec) -> Result<(), StepError> {
         become_nobody(spec)?;
     }
     close_descriptors()?;
+    // After the user id: an instance's own root needs no privilege to be restricted. Before seccomp, which
+    // refuses the calls that this needs.
+    if spec.walls.stands(Wall::Landlock) {
+        landlock::restrict()?;
+    }
     if spec.walls.stands(Wall::Seccomp) {
         for filter in &spec.seccomp {
             filter.install().map_err(step(format!("install the seccomp filter {}", filter.name())))?;

@@ -24,7 +24,8 @@ const SYSTEM: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx3
 /// Files of `/etc` that programs need and that say nothing about the host.
 const ETC: [&str; 6] = ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "mime.types", "ssl/openssl.cnf"];
 
-const DEVICES: [&str; 5] = ["full", "null", "random", "urandom", "zero"];
+/// Devices below `/dev`; there are no others.
+pub(super) const DEVICES: [&str; 5] = ["full", "null", "random", "urandom", "zero"];
 
 /// Files of `/proc` that tell about the machine and that no function needs.
 const MASKED: [&str; 7] = ["kcore", "keys", "key-users", "latency_stats", "sched_debug", "sysrq-trigger", "timer_list"];

@@ -110,11 +110,25 @@ pub struct Boot {
     pub key: String,
     /// SHA-256 (hex) of what runs, by name: `agent`, `ebpf_cgroup`, `ebpf_netns`, `seccomp`.
     pub sha256: std::collections::BTreeMap<String, String>,
+    /// What this machine adds to the walls that stand everywhere; absent in entries of versions before it was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     /// True when the log is kept in memory only and ends with the agent.
     pub memory_only: bool,
     /// The entry before this one; absent for the first boot of a log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
+}
+
+/// The walls that depend on the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// The version of Landlock that the kernel offers: 0 for none, from 6 on with scopes for sockets and signals.
+    pub landlock_abi: u32,
+    /// The cgroup controllers that bound instances: of `memory` and `pids`, those that work.
+    pub controllers: Vec<String>,
+    /// Whether programs on the kernel's security hooks are attached.
+    pub bpf_lsm: bool,
 }
 
 /// The head that a boot found.

@@ -36,7 +36,7 @@ impl Log {
         let key = log_key(number).to_pem();
         let version = "0".to_owned();
         let sha256 = BTreeMap::new();
-        self.push(Event::Boot(Boot { version, key, sha256, memory_only: false, previous }));
+        self.push(Event::Boot(Boot { version, key, sha256, isolation: None, memory_only: false, previous }));
     }
 
     fn push(&mut self, event: Event) {
@@ -224,7 +224,7 @@ fn a_first_boot_that_claims_a_past_and_a_later_one_that_denies_it_fail() {
     log.key = key(3);
     let (version, key) = ("0".to_owned(), log_key(3).to_pem());
     let (sha256, previous) = (BTreeMap::new(), None);
-    log.push(Event::Boot(Boot { version, key, sha256, memory_only: false, previous }));
+    log.push(Event::Boot(Boot { version, key, sha256, isolation: None, memory_only: false, previous }));
     assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
 }
 

@@ -15,7 +15,7 @@ use dshield_verify::log::{Expectations, LogKey, LogSummary, Start, verify_lines}
 use super::*;
 
 fn facts() -> BootFacts {
-    BootFacts { version: "1.2.3".to_owned(), sha256: BTreeMap::new() }
+    BootFacts { version: "1.2.3".to_owned(), ..BootFacts::default() }
 }
 
 fn open(path: &Path) -> Log {
