@@ -111,7 +111,8 @@ waiting = array.array('i', [0])
 fcntl.ioctl(reader, termios.FIONREAD, waiting)
 # The high half is not the kernel's business: the command is 32 bits.
 answer = [failure(fcntl.ioctl, 0, command, b'x') for command in (0x5412, 0x541C, termios.TCGETS)] + [waiting[0]]";
-    let high = format!("{CALL}\nioctl = 16 if machine == 'x86_64' else 29\nanswer = call(ioctl, 0, 0x5412 | 1 << 40, 0)");
+    let high =
+        format!("{CALL}\nioctl = 16 if machine == 'x86_64' else 29\nanswer = call(ioctl, 0, 0x5412 | 1 << 40, 0)");
     assert_eq!(run(&agent, "f", code), json!(["EPERM", "EPERM", "ENOTTY", 4]));
     assert_eq!(run(&agent, "f", &high), "EPERM");
 }
@@ -125,7 +126,7 @@ fn calls_that_no_runtime_needs_are_refused() {
 here = 0 if machine == 'x86_64' else 1
 numbers = dict(
     seccomp=(317, 277), landlock_create_ruleset=(444, 444), capset=(126, 91), process_mrelease=(448, 448),
-    ioprio_set=(251, 30), sched_setattr=(314, 274), setxattr=(188, 5), shmget=(29, 194), semget=(64, 190),
+    ioprio_set=(251, 30), sched_setattr=(314, 274), shmget=(29, 194), semget=(64, 190),
     msgget=(68, 186), mq_unlink=(241, 181), io_destroy=(207, 1), cachestat=(451, 451), tee=(276, 77),
     vmsplice=(278, 75), sync=(162, 81), syncfs=(306, 267), get_robust_list=(274, 100), unshare=(272, 97),
     ptrace=(101, 117), process_vm_readv=(310, 270), pidfd_getfd=(438, 438), bpf=(321, 280),

@@ -110,6 +110,13 @@ fn etc(root: &Path, spec: &Spec) -> Result<(), StepError> {
             bind(&outside, &etc.join(name), meta.is_dir())?;
         }
     }
+    for entry in fs::read_dir("/etc").map_err(step("read /etc"))?.flatten() {
+        let name = entry.file_name();
+        // Debian keeps what a JVM reads first there, such as /etc/java-17-openjdk/security.
+        if name.as_encoded_bytes().starts_with(b"java-") && entry.path().is_dir() {
+            bind(&entry.path(), &etc.join(name), true)?;
+        }
+    }
     Ok(())
 }
 
