@@ -29,6 +29,15 @@ pub fn requires_controllers(names: &[&str]) -> bool {
     have(missing.is_empty(), &format!("cgroup v2 lacks the controllers {missing:?}"))
 }
 
+/// True when this process, and so the agents that it starts, has the capability with this number (capabilities(7)).
+#[must_use]
+pub fn requires_capability(name: &str, number: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    have(bits & (1 << number) != 0, &format!("no {name}"))
+}
+
 /// True when the system's Python has this module.
 #[must_use]
 pub fn requires_python_module(module: &str) -> bool {

@@ -45,7 +45,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
     // First: from here on there are secrets.
     match harden::harden() {
         Ok(Memory::Locked) => {
-            tracing::info!("no other process reads the agent's memory, and none of it is swapped out")
+            tracing::info!("the agent's memory is not dumpable, and none of it is swapped out")
         }
         Ok(Memory::Swappable(why)) => tracing::warn!(
             "the agent's memory, keys included, can be swapped out ({why}): give it CAP_IPC_LOCK, or run without swap"

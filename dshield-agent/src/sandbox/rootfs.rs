@@ -126,9 +126,7 @@ fn devices(root: &Path) -> Result<(), StepError> {
     for name in DEVICES {
         let inside = dev.join(name);
         write(&inside, "")?;
-        let flags = MsFlags::MS_BIND;
-        mount(Some(&Path::new("/dev").join(name)), &inside, None::<&str>, flags, None::<&str>)
-            .map_err(step(format!("bind /dev/{name}")))?;
+        bind_device(name, &inside)?;
     }
     for (name, target) in [
         ("fd", "/proc/self/fd"),
@@ -149,8 +147,7 @@ fn proc(root: &Path) -> Result<(), StepError> {
     for name in MASKED {
         let masked = proc.join(name);
         if masked.exists() {
-            mount(Some("/dev/null"), &masked, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(step(format!("mask /proc/{name}")))?;
+            bind_device("null", &masked)?;
         }
     }
     Ok(())
@@ -179,8 +176,20 @@ fn bind(outside: &Path, inside: &Path, is_dir: bool) -> Result<(), StepError> {
     remount_read_only(inside)
 }
 
+/// Shows a device. What is written to it goes to its driver; the file itself belongs to the whole machine, and its
+/// times could carry messages between functions if it were not read-only.
+fn bind_device(name: &str, inside: &Path) -> Result<(), StepError> {
+    let (outside, none) = (Path::new("/dev").join(name), None::<&str>);
+    mount(Some(&outside), inside, none, MsFlags::MS_BIND, none).map_err(step(format!("bind /dev/{name}")))?;
+    remount(inside, MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC)
+}
+
 fn remount_read_only(path: &Path) -> Result<(), StepError> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    remount(path, MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV)
+}
+
+fn remount(path: &Path, flags: MsFlags) -> Result<(), StepError> {
+    let flags = flags | MsFlags::MS_BIND | MsFlags::MS_REMOUNT;
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
         .map_err(step(format!("make {} read-only", path.display())))
 }
