@@ -110,7 +110,36 @@ fn wipe_stack() {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+
+    /// The stack as the kernel shows it, so that reading what nobody owns any more is no undefined behaviour.
+    #[test]
+    fn what_a_key_is_made_from_is_not_left_on_the_stack() {
+        let on_stack = |bytes: &[u8]| {
+            let here = (&raw const bytes).addr();
+            let maps = fs::read_to_string("/proc/self/maps").unwrap();
+            let ranges = maps.lines().filter_map(|line| {
+                let (start, end) = line.split(' ').next()?.split_once('-')?;
+                Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+            });
+            let stack = ranges.into_iter().find(|range| range.contains(&here)).unwrap();
+            let mut content = vec![0; stack.len()];
+            File::open("/proc/self/mem").unwrap().read_exact_at(&mut content, stack.start as u64).unwrap();
+            content.windows(bytes.len()).filter(|window| *window == bytes).count()
+        };
+        let mut private = Vec::new();
+        with_new_pkcs8(|pkcs8| {
+            // Where the 32 bytes stand in ring's document.
+            private.extend_from_slice(&pkcs8[36..68]);
+            assert!(on_stack(&private) > 0, "now it is there");
+            P256Key::from_pkcs8(pkcs8).unwrap()
+        })
+        .unwrap();
+        assert_eq!(on_stack(&private), 0);
+    }
 
     #[test]
     fn debug_output_shows_the_public_key_only() {

@@ -23,6 +23,27 @@ fn kib(pid: u32, field: &str) -> u64 {
     value.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
+/// What Rust gives a thread, KiB.
+const STACK: u64 = 2048;
+
+/// How much of each private writable mapping of this size is in memory, in KiB.
+#[track_caller]
+fn resident_of_mappings(pid: u32, size: u64) -> Vec<u64> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("root may look");
+    let (mut writable, mut fits, mut found) = (false, false, Vec::new());
+    for line in smaps.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let number = || words.get(1).and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+        match words.first() {
+            Some(&"Size:") => fits = writable && number() == size,
+            Some(&"Rss:") if fits => found.push(number()),
+            Some(first) if !first.ends_with(':') => writable = words.get(1) == Some(&"rw-p"),
+            _ => {}
+        }
+    }
+    found
+}
+
 fn wrapped(wrapper: &[&str]) -> Launch {
     Launch { wrapper: wrapper.iter().map(|word| (*word).to_owned()).collect(), ..Launch::default() }
 }
@@ -43,12 +64,15 @@ fn the_agents_pages_are_locked_as_they_come_into_use_and_it_leaves_no_core() {
     }
     let project = Project::new().with(&Function::probe("native"));
     let agent = Agent::start(&project);
-    let idle = kib(agent.pid(), "VmRSS");
     assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
     let (locked, resident) = (kib(agent.pid(), "VmLck"), kib(agent.pid(), "VmRSS"));
-    // All that is mapped is locked; were it also brought in, stacks and reserves would be in memory.
     assert!(locked * 10 > kib(agent.pid(), "VmSize") * 9, "{locked} KiB are locked");
-    assert!(idle < 40 << 10 && resident < 60 << 10, "{idle} KiB when idle, {resident} KiB after an invocation");
+    assert!(resident < 60 << 10, "{resident} KiB are in memory");
+    let stacks = resident_of_mappings(agent.pid(), STACK);
+    assert!(
+        stacks.len() > 2 && stacks.iter().all(|resident| *resident < STACK / 2),
+        "stacks of threads: {stacks:?} KiB"
+    );
     assert!(agent.stderr().contains("none of it is swapped out"), "{}", agent.stderr());
     let limits = fs::read_to_string(format!("/proc/{}/limits", agent.pid())).expect("it runs");
     let core = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap_or_default();
