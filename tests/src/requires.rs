@@ -51,6 +51,12 @@ pub fn requires_python_module(module: &str) -> bool {
     have(found, &format!("Python has no module {module}; apt-get install python3-{module}"))
 }
 
+/// True when the kernel's version of Landlock is at least this one.
+#[must_use]
+pub fn requires_landlock(abi: u32, least: u32) -> bool {
+    have(abi >= least, &format!("the kernel's Landlock has ABI {abi} (0: none), not {least}"))
+}
+
 /// True when this program of the workspace is built; what a test takes from a second build may not be.
 #[must_use]
 pub fn requires_built(name: &str) -> bool {
