@@ -43,18 +43,10 @@ pub(super) async fn run(args: RunArgs) -> ExitCode {
 /// Starts the agent and says so, or says why not.
 pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
     // First: from here on there are secrets.
-    match harden::harden() {
-        Ok(Memory::Locked) => {
-            tracing::info!("the agent's memory is not dumpable, and none of it is swapped out")
-        }
-        Ok(Memory::Swappable(why)) => tracing::warn!(
-            "the agent's memory, keys included, can be swapped out ({why}): give it CAP_IPC_LOCK, or run without swap"
-        ),
-        Err(error) => {
-            eprintln!("dshield: {error}");
-            return Err(ExitCode::FAILURE);
-        }
-    }
+    let memory = harden::harden().map_err(|error| {
+        eprintln!("dshield: {error}");
+        ExitCode::FAILURE
+    })?;
     raise_descriptor_limit();
     let name = options.name.clone();
     let agent = Agent::start(options).await.map_err(|error| {
@@ -65,6 +57,12 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
             _ => ExitCode::FAILURE,
         }
     })?;
+    match memory {
+        Memory::Locked => tracing::info!("the agent's memory is not dumpable, and none of it is swapped out"),
+        Memory::Swappable(why) => tracing::warn!(
+            "the agent's memory, keys included, can be swapped out ({why}): give it CAP_IPC_LOCK, or run without swap"
+        ),
+    }
     let missing = agent.missing_controllers();
     if missing.is_empty() {
         tracing::info!("instances are bounded by the cgroup controllers memory and pids");
