@@ -5,9 +5,14 @@
 #![no_std]
 #![no_main]
 
+use core::cell::UnsafeCell;
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::bpf_map_def;
+use aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_SOCKMAP;
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
+use aya_ebpf::helpers::{bpf_map_lookup_elem, bpf_sk_assign, bpf_sk_release};
 use aya_ebpf::macros::{map, sk_lookup};
-use aya_ebpf::maps::SockMap;
 use aya_ebpf::programs::SkLookupContext;
 use dshield_common::abi::{AF_INET, DNS_PORT, slot};
 
@@ -16,7 +21,40 @@ const IPPROTO_TCP: u32 = 6;
 /// The instance's sockets, by [`slot`]. A socket leaves the map when it closes, so nothing is steered to
 /// a dead agent.
 #[map]
-pub static DS_SOCKETS: SockMap = SockMap::with_max_entries(slot::COUNT, 0);
+pub static DS_SOCKETS: Sockets = Sockets(UnsafeCell::new(bpf_map_def {
+    type_: BPF_MAP_TYPE_SOCKMAP,
+    key_size: size_of::<u32>() as u32,
+    value_size: size_of::<u64>() as u32,
+    max_entries: slot::COUNT,
+    map_flags: 0,
+    id: 0,
+    pinning: 0,
+}));
+
+/// A sockmap whose values have eight bytes: the kernel lets nobody read any other. `aya_ebpf::maps::SockMap` has four.
+#[repr(transparent)]
+pub struct Sockets(UnsafeCell<bpf_map_def>);
+
+// SAFETY: only the loader reads the definition; the program uses its address.
+unsafe impl Sync for Sockets {}
+
+impl Sockets {
+    /// Steers what is looked up to the socket in this slot; false when there is none.
+    #[inline(always)]
+    fn steer(&self, ctx: &SkLookupContext, slot: u32) -> bool {
+        let map = self.0.get().cast::<c_void>();
+        // SAFETY: the key has the map's size; a socket that was found is released once, as the verifier demands.
+        unsafe {
+            let socket = bpf_map_lookup_elem(map.cast(), (&raw const slot).cast());
+            if socket.is_null() {
+                return false;
+            }
+            let result = bpf_sk_assign(ctx.lookup.cast(), socket, 0);
+            bpf_sk_release(socket);
+            result == 0
+        }
+    }
+}
 
 #[sk_lookup]
 pub fn ds_sklookup(ctx: SkLookupContext) -> u32 {
@@ -42,11 +80,8 @@ pub fn ds_sklookup(ctx: SkLookupContext) -> u32 {
         // socket of the function, at a port that is not DNS.
         (false, false) => return SK_PASS,
     };
-    match DS_SOCKETS.redirect_sk_lookup(&ctx, target, 0) {
-        Ok(()) => SK_PASS,
-        // No such socket: the agent is gone, or never made one. Refused, not passed to whoever listens.
-        Err(_) => SK_DROP,
-    }
+    // No such socket: the agent is gone, or never made one. Refused, not passed to whoever listens.
+    if DS_SOCKETS.steer(&ctx, target) { SK_PASS } else { SK_DROP }
 }
 
 #[inline(always)]

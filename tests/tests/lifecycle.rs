@@ -1,10 +1,9 @@
 //! Starting, stopping and standing side by side.
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use dshield_common::log::entry::{Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
-use dshield_tests::requires::{require_root, requires};
+use dshield_tests::requires::require_root;
 use dshield_tests::scene::{Scene, allowed};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
@@ -44,35 +43,6 @@ fn an_instance_that_ends_takes_everything_with_it() {
     let ended = |(_, event): (Option<&str>, &Event)| matches!(event, Event::Function(end) if end.phase == Phase::End);
     let _ = agent.log_with("the instance's end", |log| log.events().any(ended));
     wait::until("the instance's cgroup to go", || (agent.leftovers().found() == idle).then_some(()));
-}
-
-/// Root can detach a program at any time: the agent notices, says so, and runs nothing any more.
-#[test]
-fn a_detached_program_ends_every_instance_and_is_in_the_log() {
-    if !require_root() || !requires("bpftool") {
-        return;
-    }
-    for (unpin, words) in [(false, "detached"), (true, "No such file")] {
-        let project = Project::new().with(&Function::probe("native"));
-        let agent = Agent::start(&project);
-        let _ = agent.call("native", &json!({"do": "echo"}));
-        assert_eq!(agent.get("/readyz").status, 200);
-        let pin = format!("/sys/fs/bpf/{}/links/ds_connect4", agent.name());
-        if unpin {
-            std::fs::remove_file(&pin).expect("the pin is there");
-        } else {
-            let output =
-                Command::new("/usr/sbin/bpftool").args(["link", "detach", "pinned", &pin]).output().expect("it starts");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        wait::until("the agent to notice", || (agent.get("/readyz").status == 503).then_some(()));
-        wait::until("the instance to end", || agent.leftovers().processes().is_empty().then_some(()));
-        let answer = agent.invoke("native", &json!({"do": "echo"}));
-        assert_eq!(answer.status, 503, "{}", answer.text());
-        assert!(answer.text().contains("ds_connect4") && answer.text().contains(words), "{}", answer.text());
-        let tamper = |(_, event): (Option<&str>, &Event)| matches!(event, Event::Tamper { .. });
-        assert_eq!(agent.log_with("the entry", |log| log.events().any(tamper)).verify(), Ok(()));
-    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 
 use super::events::Registry;
 use super::output;
+use super::uids::{Uid, Uids};
 use crate::config::LoadedFunction;
 use crate::instance::{BoxFuture, Exit, Instance, Running};
 use crate::kernel::{Kernel, KernelError, Leaf, Limits, SealedNetns, Steering};
@@ -21,12 +22,6 @@ use crate::refusals::Refusals;
 use crate::runtime::{self, LaunchError, Launcher};
 use crate::sandbox::{Child, Filter, Spawner, Spec, trust};
 use crate::walls::Walls;
-
-/// User ids of instances: above those that distributions and systemd give away, below 2^31.
-const FIRST_UID: u32 = 1_900_000_000;
-/// Each agent has a range of its own, chosen by its name, so that two agents' instances share none.
-const UIDS_PER_AGENT: u32 = 1 << 16;
-const AGENTS: u32 = 3_000;
 
 const PIDS: u32 = 512;
 
@@ -41,7 +36,7 @@ pub(super) struct Launch {
     spawner: Arc<Spawner>,
     filters: Vec<Filter>,
     registry: Arc<Registry>,
-    first_uid: u32,
+    uids: Arc<Uids>,
     count: AtomicU32,
 }
 
@@ -54,12 +49,9 @@ impl Launch {
         filters: Vec<Filter>,
         registry: Arc<Registry>,
     ) -> Self {
-        let name = kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes().to_vec();
-        // FNV-1a: any spread will do.
-        let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-        let first_uid = FIRST_UID + (hash % AGENTS) * UIDS_PER_AGENT;
+        let uids = Uids::of_agent(kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes());
         let spawner = Arc::new(spawner);
-        Self { kernel, log, proxy, spawner, filters, registry, first_uid, count: AtomicU32::new(0) }
+        Self { kernel, log, proxy, spawner, filters, registry, uids, count: AtomicU32::new(0) }
     }
 
     /// The launcher of one function.
@@ -75,6 +67,7 @@ impl Launch {
     async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, LaunchError> {
         let failed = |source: Cause| LaunchError::Sandbox { function: function.spec.name.to_string(), source };
         let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let uid = self.uids.take().map_err(|error| failed(error.into()))?;
         let id = format!("{}-{number}", function.spec.name);
         let limits = Limits { memory_bytes: function.spec.memory, pids: PIDS };
         let kernel = self.kernel.clone();
@@ -84,7 +77,7 @@ impl Launch {
             prepared.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?
         };
         let Ground { netns, steering, leaf, cgroup } = ground;
-        let SealedNetns { fd, cookie, sockets } = netns;
+        let SealedNetns { fd, cookie, sockets, .. } = netns;
         let instance = Arc::new(Instance::new(id, function.policy.clone(), cookie));
         let refusals = Refusals::new(instance.clone(), self.log.clone());
         let mut parts = Parts {
@@ -97,6 +90,7 @@ impl Launch {
             cgroup,
             steering,
             netns: Arc::new(fd),
+            uid,
             serving: None,
             pid: None,
         };
@@ -104,7 +98,7 @@ impl Launch {
         let started = async {
             let (served, runtime_api) = ServedSockets::from_namespace(sockets)?;
             parts.serving = Some(self.proxy.serve(instance.clone(), egress, refusals, served));
-            let spec = self.spec(function, instance.id(), number);
+            let spec = self.spec(function, instance.id(), &parts.uid);
             let (spawner, leaf, netns) = (self.spawner.clone(), parts.leaf.clone(), parts.netns.clone());
             let child = spawn_blocking(move || {
                 let cgroup = leaf.open()?;
@@ -138,14 +132,14 @@ impl Launch {
         Ok(Running { instance, runtime_api, exit, stop })
     }
 
-    fn spec(&self, function: &LoadedFunction, id: &str, number: u32) -> Spec {
+    fn spec(&self, function: &LoadedFunction, id: &str, uid: &Uid) -> Spec {
         let command = runtime::command(function.spec.runtime);
         let mut env = runtime::environment(function);
         env.extend(trust::environment());
         let files = command.files.into_iter();
         Spec {
             hostname: id.chars().take(63).collect(),
-            uid: self.first_uid + number % UIDS_PER_AGENT,
+            uid: uid.number(),
             root: self.kernel.run_dir().join("root"),
             code: function.code.clone(),
             ca_bundle: self.kernel.run_dir().join("ca-bundle.pem"),
@@ -173,7 +167,7 @@ impl Ground {
         // Sealed last: nothing after it can fail and leave the namespace on the list.
         let prepared = leaf.id().and_then(|cgroup| {
             let netns = SealedNetns::create()?;
-            Ok((cgroup, kernel.seal(&netns, id)?, netns))
+            Ok((cgroup, kernel.seal(&netns, &leaf, id)?, netns))
         });
         match prepared {
             Ok((cgroup, steering, netns)) => Ok(Self { netns, steering, leaf, cgroup }),
@@ -196,18 +190,24 @@ struct Parts {
     cgroup: u64,
     steering: Steering,
     netns: Arc<OwnedFd>,
+    uid: Uid,
     serving: Option<Serving>,
     pid: Option<u32>,
 }
 
 impl Parts {
     async fn take_apart(self, exit: Option<watch::Receiver<Option<Exit>>>) {
-        let Self { kernel, log, registry, instance, refusals, leaf, cgroup, steering, netns, serving, pid } = self;
+        let Self { kernel, log, registry, instance, refusals, leaf, cgroup, steering, netns, uid, serving, pid } = self;
         let cookie = instance.netns_cookie();
         let before = exit.as_ref().and_then(|exit| exit.borrow().clone());
-        // Processes first: while one lives, its walls stand.
         let removed = spawn_blocking(move || {
+            kernel.unwatch(cookie);
+            // Processes first: while one lives, its walls stand.
             let removed = leaf.destroy();
+            if removed.is_err() {
+                // A process may be left: its user id is not given again.
+                std::mem::forget(uid);
+            }
             kernel.unseal(cookie);
             drop((steering, netns));
             removed

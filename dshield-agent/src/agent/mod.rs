@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::events::Registry;
 use self::launch::Launch;
+use self::watchdog::Watchdog;
 use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
 use crate::config::{self, ConfigError, LoadedConfig};
@@ -28,6 +29,7 @@ use crate::walls::{Wall, Walls};
 mod events;
 mod launch;
 mod output;
+mod uids;
 mod watchdog;
 
 /// What an agent is started with.
@@ -99,8 +101,7 @@ pub struct Agent {
     stop_api: oneshot::Sender<()>,
     api: JoinHandle<()>,
     events: JoinHandle<()>,
-    watchdog: JoinHandle<()>,
-    health: watchdog::State,
+    watchdog: Watchdog,
     memory_only: bool,
 }
 
@@ -142,8 +143,7 @@ impl Agent {
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
         let set_up = kernel.clone();
-        let (log, filters, gate) = blocking(move || {
-            let gate = set_up.gate().map_err(|error| StartError::Gate(error.to_string()))?;
+        let (log, filters) = blocking(move || {
             let path = run_dir.join("ca-bundle.pem");
             fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
@@ -152,7 +152,7 @@ impl Agent {
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let log = Log::open(storage, BootFacts { version, sha256, isolation: isolation(&set_up) })?;
-            Ok::<_, StartError>((log, filters, gate))
+            Ok::<_, StartError>((log, filters))
         })
         .await?;
 
@@ -163,15 +163,14 @@ impl Agent {
         let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
         let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
         let (deployed, deployment) = watch::channel(Arc::default());
-        let (watchdog, health) = watchdog::start(gate, log.clone(), deployment.clone());
-        let asked = health.clone();
+        let watchdog = Watchdog::start(kernel.clone(), log.clone(), deployment.clone());
+        let asked = watchdog.state();
         let state = ApiState { log: log.clone(), deployment, health: Arc::new(move || watchdog::health(&asked)) };
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(async {});
-        let mut agent =
-            Self { address, kernel, log, launch, deployed, stop_api, api, events, watchdog, health, memory_only };
+        let mut agent = Self { address, kernel, log, launch, deployed, stop_api, api, events, watchdog, memory_only };
         if let Err(error) = agent.deploy(&config).await {
-            agent.watchdog.abort();
+            agent.watchdog.stop().await;
             return Err(error);
         }
         agent.api = tokio::spawn(api::serve(listener, state, async move {
@@ -215,7 +214,7 @@ impl Agent {
         if policy.memory_only != self.memory_only {
             return Err(StartError::MemoryOnly);
         }
-        watchdog::health(&self.health).map_err(StartError::Gate)?;
+        self.watchdog.look_now().await.map_err(StartError::Gate)?;
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
         let functions: BTreeMap<_, _> = config
             .functions
@@ -244,10 +243,9 @@ impl Agent {
             pool.shutdown().await;
         }
         drop((deployed, launch));
-        for task in [watchdog, events] {
-            task.abort();
-            let _ = task.await;
-        }
+        watchdog.stop().await;
+        events.abort();
+        let _ = events.await;
         stop_kernel(kernel).await;
         log.close().await;
     }

@@ -59,16 +59,10 @@ impl Pins {
         self.root.join("programs").join(name)
     }
 
-    /// Where links are pinned.
-    #[must_use]
-    pub fn links(&self) -> PathBuf {
-        self.root.join("links")
-    }
-
     /// Where the link that attaches this program is pinned.
     #[must_use]
     pub fn link(&self, name: &str) -> PathBuf {
-        self.links().join(name)
+        self.root.join("links").join(name)
     }
 
     /// Where a map of this name is pinned.

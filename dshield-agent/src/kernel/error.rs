@@ -3,6 +3,8 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use super::watch::Broken;
+
 /// An error of the kernel side.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,6 +109,9 @@ pub enum KernelError {
         /// The cause.
         source: Box<aya::programs::ProgramError>,
     },
+    /// Somebody changed what was just set up.
+    #[error(transparent)]
+    Watch(#[from] Broken),
 }
 
 /// An error with its causes: aya's say what was tried, their sources why it failed.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -20,22 +20,26 @@ use self::bpffs::Pins;
 pub use self::cgroup::{AgentCgroup, Leaf, Limits};
 pub use self::error::KernelError;
 pub use self::events::{Events, KernelEvent, KernelRefusal, process};
-pub use self::gate::{Broken, Gate};
 pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
 pub use self::rundir::RunDir;
+use self::sealed::Sealed;
 pub use self::steer::Steering;
+pub use self::watch::Broken;
+use self::watch::Watch;
 use crate::walls::{Wall, Walls};
 
+mod bpf;
 mod bpffs;
 mod cgroup;
 mod error;
 mod events;
-mod gate;
 mod netlink;
 mod netns;
 pub mod objects;
 mod rundir;
+mod sealed;
 mod steer;
+mod watch;
 
 /// The programs attached at the agent's cgroup.
 pub const PROGRAMS: [&str; 7] =
@@ -50,7 +54,8 @@ pub struct Kernel {
     _ebpf: Ebpf,
     /// Kept, because making one parses the whole kernel's BTF: forty milliseconds of a cold start.
     loader: Mutex<EbpfLoader<'static>>,
-    sealed: Mutex<HashMap<MapData, u64, u32>>,
+    sealed: Sealed,
+    watch: Arc<Watch>,
     askers: Mutex<HashMap<MapData, [u8; 32], [u8; 24]>>,
     run_dir: RunDir,
 }
@@ -81,10 +86,10 @@ impl Kernel {
         });
         match result {
             Ok((pins, loaded)) => {
-                let Loaded { loader, ebpf, links, sealed, askers, events } = loaded;
-                let loader = Mutex::new(loader);
-                let (sealed, askers) = (Mutex::new(sealed), Mutex::new(askers));
-                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, loader, sealed, askers, run_dir }, events))
+                let Loaded { loader, ebpf, links, sealed, watch, askers, events } = loaded;
+                let (loader, askers) = (Mutex::new(loader), Mutex::new(askers));
+                let watch = Arc::new(watch);
+                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, loader, sealed, watch, askers, run_dir }, events))
             }
             Err(error) => {
                 let _ = cgroup.destroy();
@@ -100,12 +105,14 @@ impl Kernel {
         &self.cgroup
     }
 
-    /// Notes what is attached now, to compare with later. Blocks.
+    /// Compares everything in the kernel with what was set up: programs, links and maps, foreign programs beside
+    /// them, sealed namespaces and their routes. Blocks for a few tenths of a millisecond for each instance.
     ///
     /// # Errors
-    /// Somebody has changed it already.
-    pub fn gate(&self) -> Result<Gate, Broken> {
-        Gate::take(self.cgroup.path(), &self.pins.links())
+    /// The first thing that differs.
+    pub fn look(&self) -> Result<(), Broken> {
+        self.watch.look()?;
+        self.sealed.check()
     }
 
     /// The agent's run-time folder.
@@ -115,26 +122,30 @@ impl Kernel {
     }
 
     /// Declares a namespace sealed and steers what happens in it to its sockets. Blocks for about a
-    /// millisecond. From here on, processes in it may connect.
+    /// millisecond. From here on, processes in it may connect, and it is watched together with its leaf.
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn seal(&self, netns: &SealedNetns, instance: &str) -> Result<Steering, KernelError> {
+    pub fn seal(&self, netns: &SealedNetns, leaf: &Leaf, instance: &str) -> Result<Steering, KernelError> {
         let pins = self.pins.instance(instance)?;
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let steering = Steering::attach(&mut loader, netns, pins)?;
+        let steering = Steering::attach(&mut loader, netns, pins.clone(), self.watch.clone())?;
         drop(loader);
-        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        sealed.insert(netns.cookie, 1, 0).map_err(|source| KernelError::Map { map: "DS_SEALED", source })?;
+        let watched = self.watch.note(instance, leaf, netns, &pins, steer::slots(&netns.sockets))?;
+        self.sealed.add(netns.cookie)?;
+        self.watch.add(netns.cookie, watched);
         Ok(steering)
+    }
+
+    /// From here on the instance in this namespace is not watched any more: it can be taken apart. Waits while
+    /// somebody looks at it.
+    pub fn unwatch(&self, cookie: u64) {
+        self.watch.remove(cookie);
     }
 
     /// Takes a namespace off the list: nothing in it may connect any more.
     pub fn unseal(&self, cookie: u64) {
-        let mut sealed = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = sealed.remove(&cookie) {
-            tracing::warn!("DS_SEALED: {error}");
-        }
+        self.sealed.remove(cookie);
     }
 
     /// Who opened the TCP connection with this source, as far as `ds_sockops` saw; asks once.
@@ -176,7 +187,8 @@ struct Loaded {
     loader: EbpfLoader<'static>,
     ebpf: Ebpf,
     links: Vec<PinnedLink>,
-    sealed: HashMap<MapData, u64, u32>,
+    sealed: Sealed,
+    watch: Watch,
     askers: HashMap<MapData, [u8; 32], [u8; 24]>,
     events: Events,
 }
@@ -193,8 +205,7 @@ fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
         forward_debug_output(&mut ebpf);
     }
     for (name, map) in ebpf.maps() {
-        // bpffs takes no dot, so .rodata stays unpinned; it is frozen and lives with its programs.
-        if !name.contains('.') {
+        if is_pinned(name) {
             let path = pins.map(name);
             map.pin(&path).map_err(bpffs::pin_error(&path))?;
         }
@@ -206,12 +217,19 @@ fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
             attach(program, name, &folder, pins)
         })
         .collect::<Result<_, _>>()?;
-    let sealed = take(&mut ebpf, "DS_SEALED")?;
+    let maps: Vec<_> = ebpf.maps().map(|(name, _)| name.to_owned()).filter(|name| is_pinned(name)).collect();
+    let watch = Watch::take(cgroup, pins, attached(), maps.into_iter())?;
+    let sealed = Sealed::new(take(&mut ebpf, sealed::MAP)?);
     let askers = take(&mut ebpf, "DS_ASKERS")?;
     let ring: RingBuf<MapData> = take(&mut ebpf, "DS_EVENTS")?;
     let lost: PerCpuArray<MapData, u64> = take(&mut ebpf, "DS_LOST")?;
     let events = Events::new(ring, lost)?;
-    Ok(Loaded { loader, ebpf, links, sealed, askers, events })
+    Ok(Loaded { loader, ebpf, links, sealed, watch, askers, events })
+}
+
+/// bpffs takes no dot, so .rodata stays unpinned; it is frozen and lives with its programs.
+fn is_pinned(map: &str) -> bool {
+    !map.contains('.')
 }
 
 /// Loads, pins, attaches, and pins the link.
@@ -249,7 +267,7 @@ fn attach(program: &mut Program, name: &'static str, cgroup: &File, pins: &Pins)
 }
 
 /// [`PROGRAMS`].
-fn attached() -> impl Iterator<Item = &'static str> {
+fn attached() -> impl Iterator<Item = &'static str> + Clone {
     let walls = Walls::standing();
     PROGRAMS.into_iter().filter(move |program| match *program {
         "ds_sock_create" => walls.stands(Wall::SockCreate),

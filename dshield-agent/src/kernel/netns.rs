@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::thread;
 
 use dshield_common::abi::DNS_PORT;
@@ -13,6 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::sockopt::{IpFreebind, Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket};
 
+use super::watch::Namespace;
 use super::{KernelError, netlink};
 
 /// Where a function finds the Lambda Runtime API: `127.0.0.1:9001`.
@@ -27,6 +29,8 @@ pub struct SealedNetns {
     pub cookie: u64,
     /// The sockets opened inside.
     pub sockets: Sockets,
+    /// Its interfaces, routes and rules as they were made.
+    pub(super) network: Arc<Namespace>,
 }
 
 /// The agent's sockets inside one namespace, all non-blocking.
@@ -82,7 +86,8 @@ fn create_here() -> Result<SealedNetns, KernelError> {
     let sockets = open_sockets(ipv6).map_err(step("open the listeners"))?;
     let fd = File::open("/proc/thread-self/ns/net").map_err(step("open its descriptor"))?;
     let cookie = netns_cookie(&sockets.proxy).map_err(step("read its cookie (Linux 5.14 or newer)"))?;
-    Ok(SealedNetns { fd: fd.into(), cookie, sockets })
+    let network = Arc::new(Namespace::take().map_err(step("list its routes"))?);
+    Ok(SealedNetns { fd: fd.into(), cookie, sockets, network })
 }
 
 fn open_sockets(ipv6: bool) -> io::Result<Sockets> {

@@ -1,16 +1,20 @@
 //! `ds_sklookup` for one sealed network namespace: every TCP connection and every DNS query that is made
 //! there arrives at the agent's sockets.
-use std::os::fd::AsRawFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use aya::maps::SockMap;
+use aya::maps::MapError;
 use aya::programs::SkLookup;
 use aya::programs::links::{FdLink, PinnedLink};
+use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
 use dshield_common::abi::slot;
 
-use super::netns::SealedNetns;
-use super::{KernelError, bpffs, objects};
+use super::netns::{SealedNetns, Sockets};
+use super::watch::Watch;
+use super::{KernelError, bpf, bpffs, objects};
 
 const PROGRAM: &str = "ds_sklookup";
 const MAP: &str = "DS_SOCKETS";
@@ -18,6 +22,9 @@ const MAP: &str = "DS_SOCKETS";
 /// The attached program, with its map; pinned until dropped.
 #[derive(Debug)]
 pub struct Steering {
+    cookie: u64,
+    /// Told before the pins go.
+    watch: Arc<Watch>,
     // The order matters: the link first, then the program and the map it uses.
     _link: PinnedLink,
     _ebpf: Ebpf,
@@ -29,13 +36,18 @@ impl Steering {
     ///
     /// # Errors
     /// The kernel refuses the program, or a pin cannot be made.
-    pub(super) fn attach(loader: &mut EbpfLoader<'_>, netns: &SealedNetns, pins: PathBuf) -> Result<Self, KernelError> {
+    pub(super) fn attach(
+        loader: &mut EbpfLoader<'_>,
+        netns: &SealedNetns,
+        pins: PathBuf,
+        watch: Arc<Watch>,
+    ) -> Result<Self, KernelError> {
         let made = loader.load(objects::NETNS).map_err(super::load_error).and_then(|mut ebpf| {
             fill(&mut ebpf, netns, &pins.join("sockets"))?;
             Ok((attach(&mut ebpf, netns, &pins)?, ebpf))
         });
         match made {
-            Ok((link, ebpf)) => Ok(Self { _link: link, _ebpf: ebpf, pins }),
+            Ok((link, ebpf)) => Ok(Self { cookie: netns.cookie, watch, _link: link, _ebpf: ebpf, pins }),
             Err(error) => {
                 let _ = bpffs::remove_tree(&pins);
                 Err(error)
@@ -46,25 +58,41 @@ impl Steering {
 
 impl Drop for Steering {
     fn drop(&mut self) {
+        self.watch.remove(self.cookie);
         if let Err(error) = bpffs::remove_tree(&self.pins) {
             tracing::warn!("{error}");
         }
     }
 }
 
+/// The sockets by the slot in which the program finds them; a slot may be empty.
+pub(super) type Slots<'a> = [(u32, Option<BorrowedFd<'a>>); slot::COUNT as usize];
+
+pub(super) fn slots(sockets: &Sockets) -> Slots<'_> {
+    [
+        (slot::PROXY_TCP, Some(sockets.proxy.as_fd())),
+        (slot::DNS_TCP, Some(sockets.dns_tcp.as_fd())),
+        (slot::DNS_UDP4, Some(sockets.dns_udp4.as_fd())),
+        (slot::DNS_UDP6, sockets.dns_udp6.as_ref().map(AsFd::as_fd)),
+    ]
+}
+
 fn fill(ebpf: &mut Ebpf, netns: &SealedNetns, pin: &Path) -> Result<(), KernelError> {
-    let error = |source| KernelError::Map { map: MAP, source };
     let map = ebpf.map_mut(MAP).ok_or_else(|| super::missing_map(MAP))?;
     map.pin(pin).map_err(bpffs::pin_error(pin))?;
-    let mut sockets = SockMap::try_from(map).map_err(error)?;
-    let own = &netns.sockets;
-    sockets.set(slot::PROXY_TCP, &own.proxy.as_raw_fd(), 0).map_err(error)?;
-    sockets.set(slot::DNS_TCP, &own.dns_tcp.as_raw_fd(), 0).map_err(error)?;
-    sockets.set(slot::DNS_UDP4, &own.dns_udp4.as_raw_fd(), 0).map_err(error)?;
-    if let Some(socket) = &own.dns_udp6 {
-        sockets.set(slot::DNS_UDP6, &socket.as_raw_fd(), 0).map_err(error)?;
+    // aya puts sockets only into maps whose values have four bytes, which nobody can read.
+    let map = bpf::get(pin).map_err(KernelError::file(pin))?;
+    for (slot, socket) in slots(&netns.sockets) {
+        if let Some(socket) = socket {
+            let number = u64::from(socket.as_raw_fd().cast_unsigned());
+            bpf::update(map.as_fd(), slot, number).map_err(map_error("bpf_map_update_elem"))?;
+        }
     }
     Ok(())
+}
+
+fn map_error(call: &'static str) -> impl Fn(io::Error) -> KernelError {
+    move |io_error| KernelError::Map { map: MAP, source: MapError::SyscallError(SyscallError { call, io_error }) }
 }
 
 fn attach(ebpf: &mut Ebpf, netns: &SealedNetns, pins: &Path) -> Result<PinnedLink, KernelError> {
