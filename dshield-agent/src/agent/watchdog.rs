@@ -141,3 +141,49 @@ async fn answer_all(mut questions: mpsc::Receiver<oneshot::Sender<Look>>, error:
         let _ = question.send(Err(error.clone()));
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::kernel::KernelError;
+    use crate::log::{BootFacts, Storage};
+
+    #[tokio::test]
+    async fn who_asks_is_told_what_was_changed_a_moment_ago_and_finds_it_in_the_log() {
+        let name = format!("dsk-{}-now", std::process::id());
+        let kernel = match Kernel::start(&name) {
+            Ok((kernel, _events)) => Arc::new(kernel),
+            Err(error @ (KernelError::NotRoot | KernelError::NoCgroup2)) => return println!("skipped: {error}"),
+            Err(error) => panic!("{error}"),
+        };
+        let facts = BootFacts { version: String::new(), sha256: std::collections::BTreeMap::default() };
+        let log = Log::open(Storage::Memory, facts).unwrap();
+        let (_deploy, deployed) = watch::channel(Arc::default());
+        let watchdog = Watchdog::start(kernel.clone(), log.clone(), deployed);
+        // Many times within one second: most of them are no tick.
+        let mut looks = Vec::new();
+        for _ in 0..5 {
+            looks.push(watchdog.look_now().await);
+        }
+        let removed = std::fs::remove_file(Path::new("/sys/fs/bpf").join(&name).join("links/ds_egress"));
+        let changed = watchdog.look_now().await;
+        let again = watchdog.look_now().await;
+        let ready = health(&watchdog.state());
+        watchdog.stop().await;
+        let stopped = kernel.stop();
+        let _ = std::fs::remove_file(kernel.run_dir().with_extension("lock"));
+
+        assert_eq!(looks, vec![Ok(()); 5]);
+        removed.unwrap();
+        let said = changed.unwrap_err();
+        assert!(said.contains("links/ds_egress: No such file"), "{said}");
+        assert_eq!((again, ready), (Err(said.clone()), Err(said)));
+        stopped.unwrap();
+        let entry = log.append(Record::agent(Event::Lost { count: 1, source: "x".into() })).await.unwrap();
+        assert_eq!(entry, 2, "the boot, then exactly one entry about it");
+        log.close().await;
+    }
+}

@@ -29,6 +29,9 @@ mod instance;
 mod lists;
 mod namespace;
 mod pins;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub(super) use self::instance::Instance;
 pub(super) use self::namespace::Namespace;
@@ -205,22 +208,5 @@ impl Frozen {
         let length = self.fdinfo.read_at(&mut text, 0).map_err(|error| Broken::io(".rodata", &error))?;
         let frozen = text[..length].split(|byte| *byte == b'\n').any(|line| line == b"frozen:\t1");
         if frozen { Ok(()) } else { Err(Broken::changed(".rodata: it can be written")) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_that_is_short_of_something_was_not_tampered_with() {
-        let error = |errno: Errno| Broken::io("x", &errno.into());
-        assert!(matches!(error(Errno::EMFILE), Broken::Unseen(_)));
-        assert!(matches!(Broken::io("x", &io::ErrorKind::Interrupted.into()), Broken::Unseen(_)));
-        assert!(matches!(error(Errno::ENOENT), Broken::Changed(_)));
-        assert_eq!(
-            error(Errno::ENOENT).at("instance f-0").what(),
-            "instance f-0: x: No such file or directory (os error 2)"
-        );
     }
 }
