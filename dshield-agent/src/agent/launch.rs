@@ -89,7 +89,7 @@ impl Launch {
             leaf: Arc::new(leaf),
             cgroup,
             steering,
-            netns: Arc::new(fd),
+            netns: fd,
             uid,
             serving: None,
             pid: None,

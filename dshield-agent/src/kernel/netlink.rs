@@ -86,7 +86,6 @@ fn request(kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
 pub struct Lister {
     socket: OwnedFd,
     number: u32,
-    answer: Vec<u8>,
 }
 
 impl Lister {
@@ -95,7 +94,7 @@ impl Lister {
     /// # Errors
     /// The kernel's answer.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: open()?, number: 0, answer: vec![0; ANSWER] })
+        Ok(Self { socket: open()?, number: 0 })
     }
 
     /// Gives every interface, every route of every table and family, and every routing rule: kind, header and
@@ -104,6 +103,7 @@ impl Lister {
     /// # Errors
     /// The kernel's answer; `Interrupted` when something changed meanwhile, so that the list may be wrong.
     pub fn list(&mut self, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        let mut buffer = vec![0; ANSWER];
         // struct ifinfomsg, and that counters are not wanted.
         let mut link = vec![0; 16];
         link.extend(attribute(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS));
@@ -117,8 +117,8 @@ impl Lister {
             send(&self.socket, get, NLM_F_DUMP, self.number, body)?;
             let mut changed = false;
             loop {
-                let length = recv(self.socket.as_raw_fd(), &mut self.answer, MsgFlags::MSG_TRUNC)?;
-                let answer = self.answer.get(..length).ok_or_else(|| invalid("an answer that is too long"))?;
+                let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
+                let answer = buffer.get(..length).ok_or_else(|| invalid("an answer that is too long"))?;
                 if parse_list(answer, self.number, new, &mut changed, &mut each)? {
                     break;
                 }

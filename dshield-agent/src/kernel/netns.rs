@@ -24,7 +24,7 @@ pub const RUNTIME_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 #[derive(Debug)]
 pub struct SealedNetns {
     /// The namespace, for `setns` and for attaching `ds_sklookup`.
-    pub fd: OwnedFd,
+    pub fd: Arc<OwnedFd>,
     /// Its cookie (`SO_NETNS_COOKIE`): unique while the machine runs.
     pub cookie: u64,
     /// The sockets opened inside.
@@ -87,7 +87,7 @@ fn create_here() -> Result<SealedNetns, KernelError> {
     let fd = File::open("/proc/thread-self/ns/net").map_err(step("open its descriptor"))?;
     let cookie = netns_cookie(&sockets.proxy).map_err(step("read its cookie (Linux 5.14 or newer)"))?;
     let network = Arc::new(Namespace::take().map_err(step("list its routes"))?);
-    Ok(SealedNetns { fd: fd.into(), cookie, sockets, network })
+    Ok(SealedNetns { fd: Arc::new(fd.into()), cookie, sockets, network })
 }
 
 fn open_sockets(ipv6: bool) -> io::Result<Sockets> {

@@ -50,9 +50,9 @@ impl Instance {
         if program.info().maps != [map.info().id] {
             return Err(Broken::changed("ds_sklookup: it uses other maps than DS_SOCKETS"));
         }
-        let steered = Lists::of_netns("its namespace".into(), netns.fd.try_clone().map_err(fault)?)?;
+        let steered = Lists::of_netns("its namespace".into(), netns.fd.clone())?;
         steered.expect_only("sk_lookup", &[program.info().id])?;
-        let sockmap = Lists::of_sockmap("map DS_SOCKETS".into(), map.open().try_clone().map_err(fault)?)?;
+        let sockmap = Lists::of_sockmap("map DS_SOCKETS".into(), map.open().clone())?;
         sockmap.expect_only("", &[])?;
         let cookies = sockets.into_iter().map(|(slot, socket)| Ok((slot, socket.map(cookie).transpose()?)));
         let sockets = cookies.collect::<io::Result<_>>().map_err(fault)?;

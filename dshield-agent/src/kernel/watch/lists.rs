@@ -4,6 +4,7 @@
 //! the agent's cgroup belong to it.
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -58,7 +59,7 @@ const SOCKMAP: [Hook; 4] =
 #[derive(Debug)]
 pub(super) struct Lists {
     place: String,
-    target: OwnedFd,
+    target: Arc<OwnedFd>,
     flags: u32,
     noted: Vec<(Hook, Vec<u32>)>,
 }
@@ -66,25 +67,25 @@ pub(super) struct Lists {
 impl Lists {
     /// The programs that run for processes in a cgroup.
     pub(super) fn of_cgroup(place: String, folder: impl Into<OwnedFd>) -> Result<Self, Broken> {
-        Self::take(place, folder.into(), &CGROUP, EFFECTIVE)
+        Self::take(place, Arc::new(folder.into()), &CGROUP, EFFECTIVE)
     }
 
     /// The programs of a network namespace.
-    pub(super) fn of_netns(place: String, netns: OwnedFd) -> Result<Self, Broken> {
+    pub(super) fn of_netns(place: String, netns: Arc<OwnedFd>) -> Result<Self, Broken> {
         Self::take(place, netns, &NETNS, 0)
     }
 
     /// The programs of a sockmap.
-    pub(super) fn of_sockmap(place: String, map: OwnedFd) -> Result<Self, Broken> {
+    pub(super) fn of_sockmap(place: String, map: Arc<OwnedFd>) -> Result<Self, Broken> {
         Self::take(place, map, &SOCKMAP, 0)
     }
 
     /// The same programs at another place.
     pub(super) fn same_at(&self, place: String, target: impl Into<OwnedFd>) -> Self {
-        Self { place, target: target.into(), flags: self.flags, noted: self.noted.clone() }
+        Self { place, target: Arc::new(target.into()), flags: self.flags, noted: self.noted.clone() }
     }
 
-    fn take(place: String, target: OwnedFd, hooks: &[Hook], flags: u32) -> Result<Self, Broken> {
+    fn take(place: String, target: Arc<OwnedFd>, hooks: &[Hook], flags: u32) -> Result<Self, Broken> {
         let mut noted = Vec::new();
         for hook in hooks {
             match bpf::query(target.as_fd(), hook.0, flags) {

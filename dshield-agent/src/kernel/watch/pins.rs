@@ -2,6 +2,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Broken;
 use crate::kernel::bpf::{self, Info, LinkInfo};
@@ -14,7 +15,7 @@ pub(super) struct Pin<I> {
     path: PathBuf,
     /// A pin cannot be pointed at another thing: it would be another file.
     file: (u64, u64),
-    open: OwnedFd,
+    open: Arc<OwnedFd>,
     info: I,
 }
 
@@ -25,7 +26,7 @@ impl<I: Info + Differs> Pin<I> {
         let open = bpf::get(&path).map_err(fault)?;
         let info = I::of(open.as_fd()).map_err(fault)?;
         let metadata = path.metadata().map_err(fault)?;
-        Ok(Self { file: (metadata.dev(), metadata.ino()), name, path, open, info })
+        Ok(Self { file: (metadata.dev(), metadata.ino()), name, path, open: Arc::new(open), info })
     }
 
     /// What was noted.
@@ -34,7 +35,7 @@ impl<I: Info + Differs> Pin<I> {
     }
 
     /// What was noted stays open as long as this lives.
-    pub(super) fn open(&self) -> &OwnedFd {
+    pub(super) fn open(&self) -> &Arc<OwnedFd> {
         &self.open
     }
 
