@@ -115,10 +115,9 @@ mod tests {
 
     #[test]
     fn a_link_says_how_it_changed() {
-        let link = LinkInfo { id: 1, kind: 3, program: 2_000_000_001, target: 5, attach_type: 10 };
-        let detached = LinkInfo { target: 0, ..link.clone() };
-        assert_eq!(link.difference(&detached), "it was detached");
-        let exchanged = LinkInfo { program: 2_000_000_002, ..link.clone() };
-        assert_eq!(link.difference(&exchanged), "its link now runs program id 2000000002");
+        let link = |program, target| LinkInfo { id: 1, kind: 3, program, target, attach_type: 10 };
+        let before = link(2_000_000_001, 5);
+        assert_eq!(before.difference(&link(2_000_000_001, 0)), "it was detached");
+        assert_eq!(before.difference(&link(2_000_000_002, 5)), "its link now runs program id 2000000002");
     }
 }

@@ -1,4 +1,5 @@
 //! Against the real kernel, without an agent around it.
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -31,6 +32,14 @@ impl Own {
         let steering = self.kernel.seal(&netns, &leaf, name).unwrap();
         (leaf, netns, steering)
     }
+
+    /// In the order in which the agent does it.
+    fn end(&self, (leaf, netns, steering): (Leaf, SealedNetns, Steering)) {
+        self.kernel.unwatch(netns.cookie);
+        leaf.destroy().unwrap();
+        self.kernel.unseal(netns.cookie);
+        drop((steering, netns));
+    }
 }
 
 impl Drop for Own {
@@ -57,13 +66,15 @@ async fn instances_that_are_made_and_taken_apart_while_somebody_looks_are_no_dif
             .map(|maker| {
                 let own = &own;
                 scope.spawn(move || {
-                    for number in 0..30 {
-                        let (leaf, netns, steering) = own.instance(&format!("f-{maker}-{number}"));
-                        own.kernel.unwatch(netns.cookie);
-                        leaf.destroy().unwrap();
-                        own.kernel.unseal(netns.cookie);
-                        drop((steering, netns));
+                    let mut living = VecDeque::new();
+                    for number in 0..20 {
+                        living.push_back(own.instance(&format!("f-{maker}-{number}")));
+                        // Some live on meanwhile, so that a look takes long enough to meet one that ends.
+                        if living.len() > 4 {
+                            own.end(living.pop_front().unwrap());
+                        }
                     }
+                    living.into_iter().for_each(|instance| own.end(instance));
                 })
             })
             .collect();
