@@ -97,6 +97,7 @@ impl Launch {
         self.registry.add(cookie, cgroup, &refusals);
         let started = async {
             let (served, runtime_api) = ServedSockets::from_namespace(sockets)?;
+            parts.steering.watch();
             parts.serving = Some(self.proxy.serve(instance.clone(), egress, refusals, served));
             let spec = self.spec(function, instance.id(), &parts.uid);
             let (spawner, leaf, netns) = (self.spawner.clone(), parts.leaf.clone(), parts.netns.clone());
@@ -201,15 +202,12 @@ impl Parts {
         let cookie = instance.netns_cookie();
         let before = exit.as_ref().and_then(|exit| exit.borrow().clone());
         let removed = spawn_blocking(move || {
-            kernel.unwatch(cookie);
-            // Processes first: while one lives, its walls stand.
-            let removed = leaf.destroy();
+            let removed = kernel.take_apart(&leaf, steering);
             if removed.is_err() {
                 // A process may be left: its user id is not given again.
                 std::mem::forget(uid);
             }
-            kernel.unseal(cookie);
-            drop((steering, netns));
+            drop(netns);
             removed
         });
         match removed.await {

@@ -122,30 +122,34 @@ impl Kernel {
     }
 
     /// Declares a namespace sealed and steers what happens in it to its sockets. Blocks for about a
-    /// millisecond. From here on, processes in it may connect, and it is watched together with its leaf.
+    /// millisecond. From here on, processes in it may connect. How it stands now, together with its leaf, is what
+    /// [`Steering::watch`] compares with later.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn seal(&self, netns: &SealedNetns, leaf: &Leaf, instance: &str) -> Result<Steering, KernelError> {
         let pins = self.pins.instance(instance)?;
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let steering = Steering::attach(&mut loader, netns, pins.clone(), self.watch.clone())?;
+        let mut steering = Steering::attach(&mut loader, netns, pins.clone(), self.watch.clone())?;
         drop(loader);
-        let watched = self.watch.note(instance, leaf, netns, &pins, steer::slots(&netns.sockets))?;
+        steering.note(self.watch.note(instance, leaf, netns, &pins)?);
         self.sealed.add(netns.cookie)?;
-        self.watch.add(netns.cookie, watched);
         Ok(steering)
     }
 
-    /// From here on the instance in this namespace is not watched any more: it can be taken apart. Waits while
-    /// somebody looks at it.
-    pub fn unwatch(&self, cookie: u64) {
-        self.watch.remove(cookie);
-    }
-
-    /// Takes a namespace off the list: nothing in it may connect any more.
-    pub fn unseal(&self, cookie: u64) {
-        self.sealed.remove(cookie);
+    /// Takes an instance apart: stops watching it, kills its processes, and takes its namespace off the list. Blocks
+    /// until nothing is left but the namespace.
+    ///
+    /// # Errors
+    /// Processes did not end in time.
+    pub fn take_apart(&self, leaf: &Leaf, steering: Steering) -> Result<(), KernelError> {
+        // First, and waiting for a look that is under way: what goes from here on is no difference.
+        self.watch.remove(steering.cookie());
+        // While a process lives, its walls stand.
+        let removed = leaf.destroy();
+        self.sealed.remove(steering.cookie());
+        drop(steering);
+        removed
     }
 
     /// Who opened the TCP connection with this source, as far as `ds_sockops` saw; asks once.

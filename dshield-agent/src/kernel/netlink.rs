@@ -119,8 +119,12 @@ impl Lister {
             loop {
                 let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
                 let answer = buffer.get(..length).ok_or_else(|| invalid("an answer that is too long"))?;
-                if parse_list(answer, self.number, new, &mut changed, &mut each)? {
-                    break;
+                match parse_list(answer, self.number, new, &mut changed, &mut each) {
+                    Ok(false) => {}
+                    Ok(true) => break,
+                    // A kernel without routing rules has none.
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => break,
+                    Err(error) => return Err(error),
                 }
             }
             if changed {

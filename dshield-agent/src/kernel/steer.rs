@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use dshield_common::abi::slot;
 
 use super::netns::{SealedNetns, Sockets};
-use super::watch::Watch;
+use super::watch::{Instance, Watch};
 use super::{KernelError, bpf, bpffs, objects};
 
 const PROGRAM: &str = "ds_sklookup";
@@ -25,6 +25,8 @@ pub struct Steering {
     cookie: u64,
     /// Told before the pins go.
     watch: Arc<Watch>,
+    /// How it was set up, until somebody looks.
+    noted: Option<Instance>,
     // The order matters: the link first, then the program and the map it uses.
     _link: PinnedLink,
     _ebpf: Ebpf,
@@ -47,12 +49,32 @@ impl Steering {
             Ok((attach(&mut ebpf, netns, &pins)?, ebpf))
         });
         match made {
-            Ok((link, ebpf)) => Ok(Self { cookie: netns.cookie, watch, _link: link, _ebpf: ebpf, pins }),
+            Ok((link, ebpf)) => Ok(Self { cookie: netns.cookie, watch, noted: None, _link: link, _ebpf: ebpf, pins }),
             Err(error) => {
                 let _ = bpffs::remove_tree(&pins);
                 Err(error)
             }
         }
+    }
+}
+
+impl Steering {
+    /// From here on the instance is watched: what was changed since it was sealed is found, too. The namespace's
+    /// sockets must stay open until it is taken apart.
+    pub fn watch(&mut self) {
+        if let Some(noted) = self.noted.take() {
+            self.watch.add(self.cookie, noted);
+        }
+    }
+
+    /// Keeps how everything was set up.
+    pub(super) fn note(&mut self, instance: Instance) {
+        self.noted = Some(instance);
+    }
+
+    /// The namespace's.
+    pub(super) fn cookie(&self) -> u64 {
+        self.cookie
     }
 }
 
@@ -66,7 +88,7 @@ impl Drop for Steering {
 }
 
 /// The sockets by the slot in which the program finds them; a slot may be empty.
-pub(super) type Slots<'a> = [(u32, Option<BorrowedFd<'a>>); slot::COUNT as usize];
+type Slots<'a> = [(u32, Option<BorrowedFd<'a>>); slot::COUNT as usize];
 
 pub(super) fn slots(sockets: &Sockets) -> Slots<'_> {
     [

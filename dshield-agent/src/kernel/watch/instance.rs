@@ -14,7 +14,7 @@ use super::pins::Pin;
 use super::{Broken, bpf};
 use crate::kernel::bpf::{LinkInfo, MapInfo, ProgramInfo};
 use crate::kernel::netns::SealedNetns;
-use crate::kernel::steer::Slots;
+use crate::kernel::steer;
 
 /// What is watched of an instance.
 #[derive(Debug)]
@@ -31,22 +31,13 @@ pub(in crate::kernel) struct Instance {
 
 impl Instance {
     /// Notes what was just set up; `leaf` are the programs that must run at its leaf.
-    pub(super) fn take(
-        name: &str,
-        leaf: Lists,
-        netns: &SealedNetns,
-        pins: &Path,
-        sockets: Slots<'_>,
-    ) -> Result<Self, Broken> {
+    pub(super) fn take(name: &str, leaf: Lists, netns: &SealedNetns, pins: &Path) -> Result<Self, Broken> {
         let link = Pin::<LinkInfo>::take("ds_sklookup".into(), pins.join("link"))?;
         let program = Pin::<ProgramInfo>::take("ds_sklookup".into(), pins.join("program"))?;
         let map = Pin::<MapInfo>::take("map DS_SOCKETS".into(), pins.join("sockets"))?;
         let fault = |error| Broken::io("its descriptors", &error);
         let inode = std::fs::metadata(format!("/proc/self/fd/{}", netns.fd.as_raw_fd())).map_err(fault)?.ino();
-        if link.info().target != inode {
-            return Err(Broken::changed("ds_sklookup: its link does not attach it to this namespace"));
-        }
-        link.expect_attached(program.info().id)?;
+        link.expect_attached(program.info().id, inode)?;
         if program.info().maps != [map.info().id] {
             return Err(Broken::changed("ds_sklookup: it uses other maps than DS_SOCKETS"));
         }
@@ -54,7 +45,8 @@ impl Instance {
         steered.expect_only("sk_lookup", &[program.info().id])?;
         let sockmap = Lists::of_sockmap("map DS_SOCKETS".into(), map.open().clone())?;
         sockmap.expect_only("", &[])?;
-        let cookies = sockets.into_iter().map(|(slot, socket)| Ok((slot, socket.map(cookie).transpose()?)));
+        let cookies =
+            steer::slots(&netns.sockets).into_iter().map(|(slot, socket)| Ok((slot, socket.map(cookie).transpose()?)));
         let sockets = cookies.collect::<io::Result<_>>().map_err(fault)?;
         let place = format!("instance {name}");
         let lists = [leaf, steered, sockmap];

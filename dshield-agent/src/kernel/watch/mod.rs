@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -107,11 +107,13 @@ impl Watch {
         let programs = programs.map(|name| Pin::take(name.to_owned(), pins.program(name)));
         let programs: Vec<Pin<ProgramInfo>> = programs.collect::<Result<_, _>>()?;
         let maps = maps.map(|name| Pin::take(format!("map {name}"), pins.map(&name))).collect::<Result<_, _>>()?;
-        for (link, program) in links.iter().zip(&programs) {
-            link.expect_attached(program.info().id)?;
-        }
         let folder = cgroup.path();
-        let open = File::open(folder).map_err(|error| Broken::io(folder.display(), &error))?;
+        let fault = |error| Broken::io(folder.display(), &error);
+        let open = File::open(folder).map_err(fault)?;
+        let id = open.metadata().map_err(fault)?.ino();
+        for (link, program) in links.iter().zip(&programs) {
+            link.expect_attached(program.info().id, id)?;
+        }
         let frozen = Frozen::of(programs.iter().flat_map(|program| &program.info().maps))?;
         let place = format!("cgroup {}", folder.display());
         Ok(Self { links, programs, maps, frozen, cgroup: Lists::of_cgroup(place, open)?, instances: Mutex::default() })
@@ -121,18 +123,11 @@ impl Watch {
     ///
     /// # Errors
     /// Something is not as it was just set up.
-    pub(super) fn note(
-        &self,
-        name: &str,
-        leaf: &Leaf,
-        netns: &SealedNetns,
-        pins: &Path,
-        sockets: super::steer::Slots<'_>,
-    ) -> Result<Instance, Broken> {
+    pub(super) fn note(&self, name: &str, leaf: &Leaf, netns: &SealedNetns, pins: &Path) -> Result<Instance, Broken> {
         let folder = File::open(leaf.path()).map_err(|error| Broken::io(leaf.path().display(), &error))?;
         // A leaf has the programs of the cgroup above it, and none of its own.
         let leaf = self.cgroup.same_at(format!("cgroup {}", leaf.path().display()), folder);
-        Instance::take(name, leaf, netns, pins, sockets).map_err(|error| error.at(&format!("instance {name}")))
+        Instance::take(name, leaf, netns, pins).map_err(|error| error.at(&format!("instance {name}")))
     }
 
     /// From here on the instance is looked at, too.

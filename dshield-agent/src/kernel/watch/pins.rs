@@ -57,12 +57,12 @@ impl<I: Info + Differs> Pin<I> {
 }
 
 impl Pin<LinkInfo> {
-    /// The link attaches this program to something.
-    pub(super) fn expect_attached(&self, program: u32) -> Result<(), Broken> {
-        if self.info.target != 0 && self.info.program == program {
+    /// The link attaches this program to this cgroup or namespace.
+    pub(super) fn expect_attached(&self, program: u32, target: u64) -> Result<(), Broken> {
+        if (self.info.program, self.info.target) == (program, target) {
             return Ok(());
         }
-        Err(Broken::changed(format!("{}: its link does not attach it", self.name)))
+        Err(Broken::changed(format!("{}: its link does not attach it where it belongs", self.name)))
     }
 }
 

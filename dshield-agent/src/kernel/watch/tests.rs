@@ -29,16 +29,14 @@ impl Own {
     fn instance(&self, name: &str) -> (Leaf, SealedNetns, Steering) {
         let leaf = self.kernel.cgroup().leaf(name, Limits { memory_bytes: 64 << 20, pids: 16 }).unwrap();
         let netns = SealedNetns::create().unwrap();
-        let steering = self.kernel.seal(&netns, &leaf, name).unwrap();
+        let mut steering = self.kernel.seal(&netns, &leaf, name).unwrap();
+        steering.watch();
         (leaf, netns, steering)
     }
 
-    /// In the order in which the agent does it.
     fn end(&self, (leaf, netns, steering): (Leaf, SealedNetns, Steering)) {
-        self.kernel.unwatch(netns.cookie);
-        leaf.destroy().unwrap();
-        self.kernel.unseal(netns.cookie);
-        drop((steering, netns));
+        self.kernel.take_apart(&leaf, steering).unwrap();
+        drop(netns);
     }
 }
 
