@@ -40,13 +40,15 @@ pub enum Wall {
     Lsm,
     /// The agent's memory cannot be read by others and is not written out.
     Agent,
+    /// What was set up in the kernel is compared with what is there.
+    Watch,
     /// The agent tries the walls before it serves.
     SelfTest,
 }
 
 impl Wall {
     /// Every wall.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Netns,
         Self::SockCreate,
         Self::Connect,
@@ -61,6 +63,7 @@ impl Wall {
         Self::Landlock,
         Self::Lsm,
         Self::Agent,
+        Self::Watch,
         Self::SelfTest,
     ];
 
@@ -82,6 +85,7 @@ impl Wall {
             Self::Landlock => "landlock",
             Self::Lsm => "lsm",
             Self::Agent => "agent",
+            Self::Watch => "watch",
             Self::SelfTest => "self_test",
         }
     }
