@@ -7,7 +7,9 @@ pub mod api;
 pub mod attest;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod harden;
+pub mod inspect;
 pub mod instance;
 #[allow(unsafe_code, reason = "makes system calls that no crate wraps")]
 pub mod kernel;

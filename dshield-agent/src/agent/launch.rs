@@ -49,7 +49,7 @@ impl Launch {
         filters: Vec<Filter>,
         registry: Arc<Registry>,
     ) -> Self {
-        let uids = Uids::of_agent(kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes());
+        let uids = uids(&kernel);
         let spawner = Arc::new(spawner);
         Self { kernel, log, proxy, spawner, filters, registry, uids, count: AtomicU32::new(0) }
     }
@@ -154,16 +154,21 @@ impl Launch {
     }
 }
 
+/// The user ids of this agent's instances.
+pub(super) fn uids(kernel: &Kernel) -> Arc<Uids> {
+    Uids::of_agent(kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes())
+}
+
 /// What an instance stands on before its process starts.
-struct Ground {
-    netns: SealedNetns,
+pub(super) struct Ground {
+    pub(super) netns: SealedNetns,
+    pub(super) leaf: Leaf,
     steering: Steering,
-    leaf: Leaf,
     cgroup: u64,
 }
 
 impl Ground {
-    fn prepare(kernel: &Kernel, id: &str, limits: Limits) -> Result<Self, KernelError> {
+    pub(super) fn prepare(kernel: &Kernel, id: &str, limits: Limits) -> Result<Self, KernelError> {
         let leaf = kernel.cgroup().leaf(id, limits)?;
         // Sealed last: nothing after it can fail and leave the namespace on the list.
         let prepared = leaf.id().and_then(|cgroup| {
@@ -177,6 +182,11 @@ impl Ground {
                 Err(error)
             }
         }
+    }
+
+    /// Takes it away again, and whatever process is on it. Blocks.
+    pub(super) fn remove(self, kernel: &Kernel) -> Result<(), KernelError> {
+        kernel.take_apart(&self.leaf, self.steering)
     }
 }
 

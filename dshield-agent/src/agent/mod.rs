@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::events::Registry;
 use self::launch::Launch;
+pub use self::selftest::{SelfTest, SelfTestError, Verdict};
 use self::watchdog::Watchdog;
 use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
@@ -29,6 +30,7 @@ use crate::walls::{Wall, Walls};
 mod events;
 mod launch;
 mod output;
+mod selftest;
 mod uids;
 mod watchdog;
 
@@ -89,6 +91,9 @@ pub enum StartError {
     /// The machine's.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The machine's: what the walls are worth cannot be told here, or is nothing.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
 }
 
 /// A running agent.
@@ -133,7 +138,7 @@ impl Agent {
         address: SocketAddr,
         state: PathBuf,
         kernel: Arc<Kernel>,
-        events: crate::kernel::Events,
+        mut events: crate::kernel::Events,
     ) -> Result<Self, StartError> {
         let policy = config.deployment.policy.clone();
         let memory_only = policy.memory_only;
@@ -143,7 +148,13 @@ impl Agent {
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
         let isolation = isolation(&kernel);
-        let (log, filters) = blocking(move || {
+        let set_up = kernel.clone();
+        let (log, spawner, filters, events) = blocking(move || {
+            if Walls::standing().stands(Wall::SelfTest) {
+                let tested = SelfTest::run(&set_up, &mut events, &spawner, &filters)?;
+                tested.verdict()?;
+                tracing::debug!("self-test: {} attempts held, {:?}", tested.verdicts.len(), tested.took);
+            }
             let path = run_dir.join("ca-bundle.pem");
             fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
@@ -152,7 +163,7 @@ impl Agent {
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let log = Log::open(storage, BootFacts { version, sha256, isolation })?;
-            Ok::<_, StartError>((log, filters))
+            Ok::<_, StartError>((log, spawner, filters, events))
         })
         .await?;
 

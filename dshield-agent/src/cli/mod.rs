@@ -18,14 +18,17 @@ use crate::sandbox;
 pub mod check;
 pub mod client;
 mod dev;
+mod doctor;
 pub mod init;
+mod inspect;
 pub mod invoke;
 pub mod logs;
 mod measure;
 mod run;
+mod table;
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 it worked, 1 it failed, 2 wrong usage or a policy with mistakes.
+Exit codes: 0 it worked, 1 it failed or the machine is unfit, 2 wrong usage or a policy with mistakes.
 DSHIELD_LOG sets how much the agent says on stderr: info (the default), debug, dshield_agent::proxy=trace, ….";
 
 /// Lines of talk that may wait to be written.
@@ -58,6 +61,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether this machine is fit: probe the kernel, and try to get out of a throw-away instance.
+    Doctor(doctor::DoctorArgs),
     /// Write a first policy and function into a folder.
     Init {
         /// The folder.
@@ -66,6 +71,8 @@ enum Command {
         #[arg(long, default_value = "python3")]
         runtime: Runtime,
     },
+    /// Show what a running agent has in the kernel: programs, links, maps, and each instance.
+    Inspect(inspect::InspectArgs),
     /// Print the SHA-256 of what this program loads: agent, eBPF objects, seccomp filters.
     Measure {
         /// Print JSON.
@@ -114,6 +121,8 @@ pub fn main() -> ExitCode {
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Check { file, json } => check::run(&file, json),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Init { dir, runtime } => init::run(&dir, runtime),
         Command::Measure { json } => measure::run(json),
     }

@@ -14,7 +14,8 @@ use nix::sys::statfs::{FsType, statfs};
 
 use super::KernelError;
 
-const BPFFS: &str = "/sys/fs/bpf";
+/// Where bpffs is mounted.
+pub const BPFFS: &str = "/sys/fs/bpf";
 
 const FOLDERS: [&str; 4] = ["programs", "links", "maps", "instances"];
 
@@ -42,6 +43,12 @@ impl Pins {
             make_private(&pins.root.join(folder))?;
         }
         Ok(pins)
+    }
+
+    /// The folder that an agent of this name has.
+    #[must_use]
+    pub fn folder(name: &str) -> PathBuf {
+        Path::new(BPFFS).join(name)
     }
 
     /// The folder that an agent of this name would have, when it holds what no agent makes.
@@ -114,10 +121,15 @@ pub(super) fn pin_error(path: &Path) -> impl FnOnce(aya::pin::PinError) -> Kerne
     }
 }
 
+/// Whether bpffs is where it belongs.
+#[must_use]
+pub fn is_mounted() -> bool {
+    statfs(BPFFS).is_ok_and(|info| info.filesystem_type() == FsType(BPF_FS_MAGIC))
+}
+
 fn mount_bpffs() -> Result<(), KernelError> {
     let path = Path::new(BPFFS);
-    let mounted = statfs(path).is_ok_and(|info| info.filesystem_type() == FsType(BPF_FS_MAGIC));
-    if mounted {
+    if is_mounted() {
         return Ok(());
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

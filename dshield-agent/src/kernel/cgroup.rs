@@ -46,6 +46,14 @@ impl AgentCgroup {
         Ok(Self { path, controllers })
     }
 
+    /// The folder that an agent of this name has.
+    ///
+    /// # Errors
+    /// No cgroup v2.
+    pub fn folder(name: &str) -> Result<PathBuf, KernelError> {
+        Ok(mount_point()?.join(name))
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -55,6 +55,16 @@ impl Events {
         Ok(Self { ring, lost, lost_reported: 0 })
     }
 
+    /// Forgets what was refused so far: the agent's own attempts, before there is anybody else.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn forget(&mut self) -> io::Result<()> {
+        while self.ring.get_mut().next().is_some() {}
+        self.lost_reported = self.lost.get(&0, 0).map_err(io::Error::other)?.iter().sum();
+        Ok(())
+    }
+
     /// Waits for what is new, and delivers all of it.
     ///
     /// # Errors

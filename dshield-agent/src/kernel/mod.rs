@@ -21,15 +21,15 @@ pub use self::cgroup::{AgentCgroup, Leaf, Limits};
 pub use self::error::KernelError;
 pub use self::events::{Events, KernelEvent, KernelRefusal, process};
 pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
-pub use self::rundir::RunDir;
+pub use self::rundir::{RunDir, RunningAgent};
 use self::sealed::Sealed;
 pub use self::steer::Steering;
 pub use self::watch::Broken;
 use self::watch::Watch;
 use crate::walls::{Wall, Walls};
 
-mod bpf;
-mod bpffs;
+pub mod bpf;
+pub mod bpffs;
 mod cgroup;
 mod error;
 mod events;

@@ -1,15 +1,19 @@
 //! `/run/dshield/<name>/`: the agent's run-time folder, and the lock that makes its name unique.
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::{major, minor};
 
 use super::KernelError;
 
 const ROOT: &str = "/run/dshield";
+
+/// The lock that agents hold for a moment, in turn. No agent can be called so: their names have no dot.
+const MOUNT_LOCK: &str = ".mount";
 
 /// The folder, locked while this lives. The kernel releases the lock when the agent dies.
 #[derive(Debug)]
@@ -19,7 +23,36 @@ pub struct RunDir {
     _lock: Flock<File>,
 }
 
+/// An agent that runs now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningAgent {
+    /// Its name.
+    pub name: String,
+    /// Its process id; 0 when it runs in a pid namespace that is not visible from here.
+    pub pid: u32,
+}
+
 impl RunDir {
+    /// The agents that run on this machine, by name: those whose lock is held. Taking the lock to find out would
+    /// refuse an agent that is just starting.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn running() -> Result<Vec<RunningAgent>, KernelError> {
+        let path = Path::new("/proc/locks");
+        let locks = fs::read_to_string(path).map_err(KernelError::file(path))?;
+        let names = fs::read_dir(ROOT).into_iter().flatten().flatten().filter_map(|entry| {
+            let file = entry.file_name().into_string().ok()?;
+            Some((file.strip_suffix(".lock")?.to_owned(), entry.metadata().ok()?))
+        });
+        let mut running: Vec<_> = names
+            .filter(|(name, _)| name != MOUNT_LOCK)
+            .filter_map(|(name, lock)| Some(RunningAgent { name, pid: holder(&locks, lock.dev(), lock.ino())? }))
+            .collect();
+        running.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(running)
+    }
+
     /// Makes the folder and takes the lock.
     ///
     /// # Errors
@@ -65,7 +98,7 @@ impl RunDir {
     /// # Errors
     /// What `action` returns, or the lock cannot be taken.
     pub fn exclusively<T>(&self, action: impl FnOnce() -> Result<T, KernelError>) -> Result<T, KernelError> {
-        let path = Path::new(ROOT).join("mount.lock");
+        let path = lock_file(MOUNT_LOCK);
         let lock = Flock::lock(open(&path)?, FlockArg::LockExclusive)
             .map_err(|(_, errno)| KernelError::File { path, source: errno.into() })?;
         let result = action();
@@ -82,10 +115,44 @@ impl RunDir {
     }
 }
 
+/// Who holds the lock on this file. proc_locks(5): `1: FLOCK  ADVISORY  WRITE 708 00:13:16994 0 EOF`.
+fn holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let file = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    locks.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid, held) = (words.next()?, words.nth(2)?, words.next()?);
+        (kind == "FLOCK" && held == file).then(|| pid.parse().unwrap_or(0))
+    })
+}
+
 fn lock_file(name: &str) -> PathBuf {
     Path::new(ROOT).join(format!("{name}.lock"))
 }
 
 fn open(path: &Path) -> Result<File, KernelError> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(KernelError::file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent called as this lock waited for itself at its start, for ever.
+    #[test]
+    fn no_agent_can_be_called_as_the_lock_that_agents_share() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: not root: nobody else takes locks");
+        }
+        assert!(matches!(RunDir::lock(MOUNT_LOCK), Err(KernelError::BadName { .. })));
+    }
+
+    #[test]
+    fn the_holder_of_a_lock_is_the_process_that_the_kernel_names() {
+        let locks = "1: POSIX  ADVISORY  WRITE 70 fe:00:5 0 EOF\n2: FLOCK  ADVISORY  WRITE 71 fe:00:5 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 72 fe:00:6 0 EOF\n";
+        let device = nix::sys::stat::makedev(0xfe, 0);
+        assert_eq!(holder(locks, device, 5), Some(71));
+        assert_eq!(holder(locks, device, 6), None, "who waits for a lock does not hold it");
+        assert_eq!(holder(locks, device, 7), None);
+    }
 }

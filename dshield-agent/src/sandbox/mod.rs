@@ -5,20 +5,23 @@
 //!
 //! [`spawn`] clones into new namespaces and into the cgroup at once and executes this same program as
 //! `dshield __instance` ([`init`]): that process builds the file system ([`rootfs`]), gives up every
-//! privilege ([`privileges`]) and becomes the function.
+//! privilege ([`privileges`]) and becomes the function; of a throw-away instance, it tries to break out ([`probe`]).
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::instance::Exit;
 use crate::walls::Walls;
 
+pub use self::probe::{Attempt, Probe};
 pub use self::seccomp::Filter;
 pub use self::spawn::{Child, Spawner};
 
 pub mod init;
 pub mod landlock;
 mod privileges;
+mod probe;
 mod rootfs;
 mod seccomp;
 mod spawn;
@@ -62,6 +65,14 @@ pub struct Spec {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SandboxError {
+    /// A throw-away instance's process did not get through its attempts.
+    #[error("the throw-away instance ended ({exit}) or hung at its attempt to use {attempt}")]
+    Probe {
+        /// The first one without an answer.
+        attempt: Attempt,
+        /// How the process ended.
+        exit: Exit,
+    },
     /// The seccomp filters in this build are not valid for the machine.
     #[error("the seccomp filter of this build is not valid: {0}")]
     Seccomp(String),

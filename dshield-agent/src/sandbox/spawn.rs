@@ -4,14 +4,18 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::{INIT_COMMAND, SandboxError, Spec};
+use super::{INIT_COMMAND, Probe, SandboxError, Spec};
 use crate::instance::Exit;
 use crate::walls::Wall;
 
@@ -26,6 +30,9 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::C
 
 /// include/uapi/linux/sched.h; libc's constant has too narrow a type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// How long a probe may take; it takes milliseconds.
+const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where a first process starts.
 struct Place {
@@ -70,8 +77,53 @@ impl Spawner {
     /// # Errors
     /// The step that failed, in the agent or in the new process. The process is gone then.
     pub fn spawn(&self, spec: &Spec, cgroup: &impl AsFd, netns: &impl AsFd) -> Result<Child, SandboxError> {
+        let (child, mut status) = self.start(spec, None, cgroup, netns)?;
+        let mut failure = String::new();
+        status.read_to_string(&mut failure).map_err(step("read its status"))?;
+        if failure.is_empty() {
+            return Ok(child);
+        }
+        child.reap();
+        Err(SandboxError::Setup(failure))
+    }
+
+    /// Starts a process by `spec` that tries `probe` instead of becoming a function, and waits until it has ended:
+    /// the kernel's answer to each attempt, 0 or an error number. Blocks for some milliseconds, 5 s at most.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`]; or the process ended before it had tried everything.
+    pub fn probe(
+        &self,
+        spec: &Spec,
+        probe: &Probe,
+        cgroup: &impl AsFd,
+        netns: &impl AsFd,
+    ) -> Result<Vec<i32>, SandboxError> {
+        let (child, status) = self.start(spec, Some(probe), cgroup, netns)?;
+        let read = read_within(status, PROBE_DEADLINE);
+        if read.is_err() {
+            // Not reaped yet, so the id is still this process's own.
+            let _ = kill(Pid::from_raw(child.pid.cast_signed()), Signal::SIGKILL);
+        }
+        let exit = child.reap();
+        let report = read.map_err(step("read its status"))?;
+        match (probe.parse(&report), exit) {
+            (Ok(answers), _) => Ok(answers),
+            (Err(_), Exit::Code(1..)) if !report.is_empty() => Err(SandboxError::Setup(report)),
+            (Err(attempt), exit) => Err(SandboxError::Probe { attempt: attempt.clone(), exit }),
+        }
+    }
+
+    /// Starts the process: it, and the descriptor on which it reports until it executes something or ends.
+    fn start(
+        &self,
+        spec: &Spec,
+        probe: Option<&Probe>,
+        cgroup: &impl AsFd,
+        netns: &impl AsFd,
+    ) -> Result<(Child, File), SandboxError> {
         let walls = spec.walls;
-        let spec = spec_file(spec).map_err(step("pass the specification"))?;
+        let spec = spec_file(spec, probe).map_err(step("pass the specification"))?;
         let null = File::open("/dev/null").map_err(step("open /dev/null"))?;
         let (stdout, stdout_inside) = pipe()?;
         let (stderr, stderr_inside) = pipe()?;
@@ -97,13 +149,7 @@ impl Spawner {
         let (pid, pidfd) = self.clone_into(&place, descriptors)?;
         drop((stdout_inside, stderr_inside, status_inside));
         let child = Child { pid, stdout: File::from(stdout), stderr: File::from(stderr), pidfd };
-        let mut failure = String::new();
-        File::from(status).read_to_string(&mut failure).map_err(step("read its status"))?;
-        if failure.is_empty() {
-            return Ok(child);
-        }
-        child.reap();
-        Err(SandboxError::Setup(failure))
+        Ok((child, File::from(status)))
     }
 
     fn clone_into(&self, place: &Place, descriptors: [RawFd; 5]) -> Result<(u32, OwnedFd), SandboxError> {
@@ -215,8 +261,8 @@ impl Child {
     }
 
     /// Waits, blocking, for a process that failed to set itself up.
-    fn reap(self) {
-        reap(&self.pidfd);
+    fn reap(self) -> Exit {
+        reap(&self.pidfd)
     }
 }
 
@@ -229,11 +275,29 @@ fn reap(pidfd: &OwnedFd) -> Exit {
     }
 }
 
-fn spec_file(spec: &Spec) -> io::Result<File> {
+fn spec_file(spec: &Spec, probe: Option<&Probe>) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"dshield-spec", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(spec)?)?;
+    file.write_all(&serde_json::to_vec(&(spec, probe))?)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// Everything until the other end is closed.
+fn read_within(mut file: File, patience: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + patience;
+    let mut bytes = Vec::new();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).map_err(io::Error::other)?;
+        if poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut buffer = [0; 1024];
+        match file.read(&mut buffer)? {
+            0 => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            length => bytes.extend_from_slice(&buffer[..length]),
+        }
+    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), SandboxError> {
