@@ -258,3 +258,32 @@ while not os.path.exists('/tmp/go'):
     assert_eq!(users.len(), all.len(), "{all:?}");
     assert_eq!(devices.len(), 2 * all.len(), "{all:?}");
 }
+
+/// The agent holds dozens of sockets and files. strace holds the first process up where it still is the agent's own
+/// program, with root's rights.
+#[test]
+fn an_instances_first_process_starts_with_five_descriptors() {
+    if !require_root() || !requires("strace") {
+        return;
+    }
+    let project = Project::new().with(&Function::probe("native").timeout("60s"));
+    let hold = "inject=pivot_root:delay_enter=3000000";
+    let trace = ["strace", "-D", "-f", "-qqq", "-o", "/dev/null", "-e", "trace=pivot_root", "-e", hold];
+    let agent = Agent::launch(&project, wrapped(&trace)).unwrap_or_else(|error| panic!("{error}"));
+    let pending = agent.invoke_aside("native", &json!({"do": "echo"}));
+    let of = |pid: i32, file: &str| PathBuf::from(format!("/proc/{pid}/{file}"));
+    let first = wait::until("the first process", || {
+        let is_set_up = |pid: &i32| fs::read(of(*pid, "cmdline")).is_ok_and(|line| line.ends_with(b"\0__instance\0"));
+        agent.leftovers().processes().into_iter().find(is_set_up)
+    });
+    // What it opens for itself comes and goes; what it was given stays.
+    wait::until("its own files to be closed", || {
+        let listed = fs::read_dir(of(first, "fd")).expect("it is held up").flatten();
+        let mut numbers: Vec<i32> =
+            listed.filter_map(|entry| entry.file_name().into_string().ok()?.parse().ok()).collect();
+        numbers.sort_unstable();
+        (numbers == [0, 1, 2, 3, 4]).then_some(())
+    });
+    pending.join().expect("the invocation ends");
+    assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
+}
