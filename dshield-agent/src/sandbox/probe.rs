@@ -207,6 +207,7 @@ mod tests {
         }
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        datagrams.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let attempts = vec![
             Attempt::Tcp(listener.local_addr().unwrap()),
             Attempt::Udp(datagrams.local_addr().unwrap()),
