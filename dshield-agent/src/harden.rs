@@ -41,7 +41,9 @@ pub fn harden() -> Result<Memory, HardenError> {
     let exposed = |errno: nix::Error| HardenError::Exposed(errno.into());
     // Also against core_pattern's pipe to a program, which no limit stops (core(5)).
     set_dumpable(false).map_err(exposed)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(exposed)?;
+    // One byte is no dump either, and unlike 0 it can be left to instances, for whom it must be 1.
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).map_err(exposed)?;
+    setrlimit(Resource::RLIMIT_CORE, hard.min(1), hard.min(1)).map_err(exposed)?;
     Ok(lock().map_or_else(Memory::Swappable, |()| Memory::Locked))
 }
 

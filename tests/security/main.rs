@@ -4,6 +4,7 @@
 //! First with every wall of the real program; then, with `dshield-unwalled`, without any, which shows that the
 //! techniques work, and with each wall alone, which shows what it holds by itself.
 mod attack;
+mod crash;
 mod lingering;
 mod matrix;
 

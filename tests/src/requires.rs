@@ -57,6 +57,12 @@ pub fn requires_landlock(abi: u32, least: u32) -> bool {
     have(abi >= least, &format!("the kernel's Landlock has ABI {abi} (0: none), not {least}"))
 }
 
+/// True when something holds that only the test knows how to ask for.
+#[must_use]
+pub fn requires_that(holds: bool, why_not: &str) -> bool {
+    have(holds, why_not)
+}
+
 /// True when this program of the workspace is built; what a test takes from a second build may not be.
 #[must_use]
 pub fn requires_built(name: &str) -> bool {

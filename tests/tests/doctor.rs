@@ -12,7 +12,7 @@ use dshield_tests::requires::{require_root, requires, requires_built};
 use serde_json::{Value, json};
 
 /// What is looked at, by the names that programs rely on.
-const CHECKS: [&str; 18] = [
+const CHECKS: [&str; 19] = [
     "root",
     "kernel",
     "cgroup2",
@@ -26,6 +26,7 @@ const CHECKS: [&str; 18] = [
     "btf",
     "unprivileged_bpf",
     "locked_memory",
+    "core_dumps",
     "tdx",
     "programs",
     "network_namespace",

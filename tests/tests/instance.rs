@@ -298,21 +298,29 @@ fn resources_are_limited() {
 import resource
 names = ('CORE', 'NPROC', 'NOFILE', 'MEMLOCK', 'MSGQUEUE', 'RTPRIO')
 answer = {name: resource.getrlimit(getattr(resource, 'RLIMIT_' + name)) for name in names}
-try:
-    resource.setrlimit(resource.RLIMIT_NPROC, (100000, 100000))
-    answer['raise'] = None
-except (ValueError, OSError) as error:
-    answer['raise'] = type(error).__name__
+def refused(name, limits):
+    try:
+        resource.setrlimit(getattr(resource, 'RLIMIT_' + name), limits)
+    except (ValueError, OSError) as error:
+        return type(error).__name__
+answer['raise'] = refused('NPROC', (100000, 100000))
+answer['core'] = refused('CORE', (0, 1))
+answer['lower'] = refused('NOFILE', (100, 1000))
 ";
     let limits = run(&agent, "f", code);
-    for none in ["CORE", "MSGQUEUE", "RTPRIO"] {
+    for none in ["MSGQUEUE", "RTPRIO"] {
         assert_eq!(limits[none], json!([0, 0]), "{none}");
     }
+    // One byte holds no core file, and keeps the kernel from piping one to a program as well (core(5)).
+    assert_eq!(limits["CORE"], json!([1, 1]));
     for (name, most) in [("NPROC", 512), ("NOFILE", 1024), ("MEMLOCK", 64 << 10)] {
         let both = [limits[name][0].as_i64(), limits[name][1].as_i64()];
         assert!(both.iter().all(|limit| limit.is_some_and(|limit| (0..=most).contains(&limit))), "{name}: {both:?}");
     }
     assert!(limits["raise"].is_string(), "a function raised its own limit");
+    // At 0, the kernel would pipe a crash to a program.
+    assert!(limits["core"].is_string(), "a function changed its limit of core dumps");
+    assert_eq!(limits["lower"], json!(null), "other limits can be lowered");
 }
 
 #[test]

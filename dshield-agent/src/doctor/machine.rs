@@ -50,6 +50,7 @@ pub(super) fn checks() -> Vec<Check> {
         btf(),
         unprivileged_bpf(),
         locked_memory(),
+        core_dumps(),
         tdx(),
     ]
 }
@@ -222,6 +223,33 @@ fn locked_memory() -> Check {
         format!("{} KiB (RLIMIT_MEMLOCK): the agent's keys could be swapped out", limit >> 10),
         Some("give it CAP_IPC_LOCK, or run without swap"),
     )
+}
+
+fn core_dumps() -> Check {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    match pattern.trim() {
+        // Linux 6.16 and newer: a socket, for which no limit counts.
+        socket if socket.starts_with('@') => optional(
+            "core_dumps",
+            format!("the kernel sends the memory of a function that crashes to {socket}"),
+            Some("sysctl kernel.core_pattern=core"),
+        ),
+        // What a limit of 1 would stop cannot be set.
+        program if program.starts_with('|') && !can_limit_core_dumps() => optional(
+            "core_dumps",
+            format!("the kernel hands the memory of a function that crashes to {}", program.trim_start_matches('|')),
+            Some(
+                "start it with a hard RLIMIT_CORE above 0 (docker: --ulimit core=-1), or sysctl kernel.core_pattern=core",
+            ),
+        ),
+        _ => ok("core_dumps", "the memory of a function that crashes goes nowhere"),
+    }
+}
+
+fn can_limit_core_dumps() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    getrlimit(Resource::RLIMIT_CORE).is_ok_and(|(_, hard)| hard > 0)
+        || capabilities().is_some_and(|effective| effective & CAP_SYS_RESOURCE != 0)
 }
 
 fn tdx() -> Check {

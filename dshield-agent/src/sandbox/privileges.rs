@@ -48,7 +48,6 @@ fn become_nobody(spec: &Spec) -> Result<(), StepError> {
 
 fn limit_resources() -> Result<(), StepError> {
     let limits = [
-        (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_NOFILE, 1024),
         (Resource::RLIMIT_NPROC, PROCESSES),
         (Resource::RLIMIT_MEMLOCK, 64 << 10),
@@ -57,6 +56,7 @@ fn limit_resources() -> Result<(), StepError> {
         (Resource::RLIMIT_RTPRIO, 0),
         (Resource::RLIMIT_NICE, 0),
     ];
+    limit_core_dumps()?;
     for (resource, limit) in limits {
         let (_, hard) = getrlimit(resource).map_err(step("read a resource limit"))?;
         // Only ever lowered: raising needs CAP_SYS_RESOURCE, which an agent may lack.
@@ -64,6 +64,15 @@ fn limit_resources() -> Result<(), StepError> {
         setrlimit(resource, limit, limit).map_err(step(format!("limit {resource:?}")))?;
     }
     Ok(())
+}
+
+/// Not 0: where `core_pattern` names a program, the kernel hands it the memory of a process that crashes whatever
+/// the limit is, but at exactly 1 (fs/coredump.c). The program would run as root, outside. The filter of system
+/// calls keeps it at 1.
+fn limit_core_dumps() -> Result<(), StepError> {
+    // From 0 it can be raised with CAP_SYS_RESOURCE only.
+    let limited = setrlimit(Resource::RLIMIT_CORE, 1, 1).or_else(|_| setrlimit(Resource::RLIMIT_CORE, 0, 0));
+    limited.map_err(step("limit core dumps"))
 }
 
 fn drop_bounding_set() -> Result<(), StepError> {
