@@ -211,7 +211,7 @@ fn logs_follow_prints_entries_as_they_come_and_ends_with_the_agent() {
     });
     let mut next = 0;
     let mut take = |what: &str, wanted: &dyn Fn(&Event) -> bool| loop {
-        let line = lines.recv_timeout(wait::PATIENCE).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let line = lines.recv_timeout(wait::scaled(wait::PATIENCE)).unwrap_or_else(|error| panic!("{what}: {error}"));
         let entry = Line::parse(&line).unwrap_or_else(|error| panic!("{error}")).entry;
         assert_eq!(entry.seq, next, "every entry once, in order");
         next += 1;

@@ -107,7 +107,7 @@ fn an_open_connection_ends_when_the_log_fails() {
         let _ = agent.invoke("tunnel", &json!({"host": "refused.example"}));
         (agent.get("/readyz").status == 503).then_some(())
     });
-    tunnel.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid time");
+    tunnel.set_read_timeout(Some(wait::scaled(Duration::from_secs(10)))).expect("a valid time");
     // Each read succeeds at once while the function sends; only an end ends this before the deadline.
     wait::until("the tunnel to end", || match tunnel.read(&mut [0; 4096]) {
         Ok(0) => Some(()),

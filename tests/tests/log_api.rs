@@ -9,6 +9,7 @@ use dshield_tests::agent::{Agent, Egress, Function, Line, Project};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed;
 use dshield_tests::standin::Standin;
+use dshield_tests::wait;
 use serde_json::json;
 
 fn agent() -> Option<(Project, Agent)> {
@@ -93,7 +94,7 @@ fn openssl_alone_can_check_every_signature() {
 fn the_stream_brings_new_entries_as_they_are_made() {
     let Some((_project, agent)) = agent() else { return };
     let mut stream = TcpStream::connect(agent.address()).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
+    stream.set_read_timeout(Some(wait::scaled(Duration::from_secs(20)))).expect("not zero");
     let host = agent.address();
     write!(stream, "GET /v1/log/stream HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n\r\n").expect("open");
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);

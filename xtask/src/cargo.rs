@@ -73,7 +73,7 @@ impl BuildScript {
 
 /// The JSON string that follows `key`. A path with a quote or a backslash in it is not found; cargo's own
 /// target folders have none.
-fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+pub fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let rest = &line[line.find(key)? + key.len()..];
     let value = &rest[..rest.find('"')?];
     (!value.contains('\\')).then_some(value)

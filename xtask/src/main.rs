@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup|test|demo|bench|walls|measure`.
+//! The project's tasks: `cargo xtask setup|test|vm|demo|bench|walls|measure`.
 //!
 //! A command line flows in; other programs are run, and their exit code flows out. Talk goes to stderr,
 //! results to stdout. No dependencies, so that it starts at once on a machine that has nothing yet.
@@ -12,6 +12,7 @@ mod reproduce;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 #[path = "../../dshield-ebpf/build_object.rs"]
 #[allow(dead_code, reason = "xtask only looks for the tools; the agent's build script is what builds with them")]
@@ -22,9 +23,14 @@ use std::{env, process::ExitCode};
 const USAGE: &str = "\
 usage: cargo xtask <task>
 
-  setup            install what building and testing need and the machine lacks; asks nothing
+  setup [--vm]     install what building and testing need and the machine lacks; asks nothing; with --vm also
+                   what `vm` needs
   demo [--live]    build, then show one function whose egress is enforced, told as a story
-  test             everything CI runs: format, lints, build, tests, reproducible kernel objects
+  test             everything CI runs: format, lints, build, tests, reproducible kernel objects,
+                   other kernels
+  vm [--kernel 6.1|6.12] [test]...
+                   run the tests on Debian's kernels in emulated machines (test does this too, where it can);
+                   a test is the name of a test file or part of a test's name
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
   walls            attack an instance with each wall alone, and write docs/explanation/walls.md
   reproduce        build the kernel objects in two more folders and compare (test does this too)
@@ -37,6 +43,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["setup"] => setup::run().map(|()| 0),
+        ["setup", "--vm"] => setup::run().and_then(|()| setup::vm()).map(|()| 0),
+        ["vm", rest @ ..] => vm::run(rest),
         ["test"] => test::run().map(|()| 0),
         ["reproduce"] => reproduce::run().map(|()| 0),
         ["demo", rest @ ..] => launch::demo(rest),

@@ -3,6 +3,7 @@
 use crate::{
     apt, build_object, cargo,
     shell::{self, Error},
+    vm::QEMU,
 };
 use std::{
     env,
@@ -71,9 +72,26 @@ const NEEDS: [Need; 9] = [
     Need { name: "ip", what_for: "shows network namespaces", packages: &["iproute2"], found: || in_path("ip") },
 ];
 
+/// What `cargo xtask vm` needs beside those; some 100 MB, so only where it is asked for.
+const FOR_VM: [Need; 2] = [
+    Need {
+        name: "qemu",
+        what_for: "runs the tests on other kernels",
+        packages: &["qemu-system-x86"],
+        found: || in_path(QEMU),
+    },
+    Need {
+        name: "busybox",
+        what_for: "is the shell of those machines",
+        packages: &["busybox-static"],
+        // Debian's other busybox needs libraries.
+        found: || there("/bin/busybox").filter(|_| apt::is_installed("busybox-static")),
+    },
+];
+
 /// Runs the task.
 pub fn run() -> Result<(), Error> {
-    tools()?;
+    install(&NEEDS)?;
     let rustc = rustc()?;
     linker(&rustc)?;
     components()?;
@@ -85,9 +103,20 @@ pub fn run() -> Result<(), Error> {
     Ok(())
 }
 
-fn tools() -> Result<(), Error> {
+/// `--vm`: what `cargo xtask vm` needs.
+pub fn vm() -> Result<(), Error> {
+    install(&FOR_VM)
+}
+
+/// The first thing that `cargo xtask vm` needs and that is not there, and the packages that bring all of them.
+pub fn missing_for_vm() -> Option<(&'static str, String)> {
+    let missing = FOR_VM.iter().find(|need| (need.found)().is_none())?;
+    Some((missing.name, FOR_VM.iter().flat_map(|need| need.packages).copied().collect::<Vec<_>>().join(" ")))
+}
+
+fn install(needs: &'static [Need]) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for need in &NEEDS {
+    for need in needs {
         match (need.found)() {
             Some(found) => say(need.name, &found),
             None => {

@@ -4,6 +4,7 @@ use crate::{
     cargo::{self, EVERYTHING, UNWALLED, cargo},
     reproduce, setup,
     shell::{self, Error},
+    vm,
 };
 use std::{
     fs,
@@ -22,7 +23,7 @@ pub fn run() -> Result<(), Error> {
     let target = cargo::target()?;
     let skips = target.join("skipped.txt");
     fs::write(&skips, "").map_err(Error::file(&skips))?;
-    let steps: [Step<'_>; 6] = [
+    let steps: [Step<'_>; 7] = [
         ("setup", &setup::run),
         ("format", &|| {
             within(2, &["fmt", "--all", "--check"], &skips)?;
@@ -39,6 +40,7 @@ pub fn run() -> Result<(), Error> {
         }),
         ("tests", &|| within(25, &["test", "--workspace", "--locked"], &skips)),
         ("reproducible kernel objects", &reproduce::run),
+        ("virtual machines", &|| vm::step(&skips)),
     ];
     let mut times = Vec::new();
     for (number, (name, step)) in steps.iter().enumerate() {

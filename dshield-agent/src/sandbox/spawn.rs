@@ -311,7 +311,7 @@ fn step(step: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::AgentCgroup;
+    use crate::kernel::{AgentCgroup, Limits};
     use crate::walls::Walls;
 
     /// The child died silently before `execve`, which reads like success: the instance was reported as a
@@ -322,6 +322,8 @@ mod tests {
             return eprintln!("skipped: not root: it makes namespaces and a cgroup");
         }
         let cgroup = AgentCgroup::create(&format!("dst-spawn-{}", std::process::id())).unwrap();
+        // Where controllers are delegated, only a leaf takes processes.
+        let leaf = cgroup.leaf("f", Limits { memory_bytes: 64 << 20, pids: 8 }).unwrap();
         let spec = Spec {
             hostname: "f".into(),
             uid: 1_900_000_000,
@@ -336,7 +338,7 @@ mod tests {
             walls: Walls::standing(),
         };
         let no_namespace = File::open("/dev/null").unwrap();
-        let spawned = Spawner::new().unwrap().spawn(&spec, &cgroup.open().unwrap(), &no_namespace);
+        let spawned = Spawner::new().unwrap().spawn(&spec, &leaf.open().unwrap(), &no_namespace);
         cgroup.destroy().unwrap();
         assert!(
             matches!(&spawned, Err(SandboxError::Setup(what)) if what.contains("network namespace")),

@@ -1,13 +1,13 @@
 //! The signed log, fetched page by page through the API.
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use dshield_common::log::entry::{Connect, Entry, Event, Phase, Record, Refused, Request};
 use dshield_common::log::line::SignedEntry;
 use dshield_verify::log::{Expectations, LogKey, verify_lines};
 
 use crate::client::{self, Error};
+use crate::wait;
 
 /// Entries asked for at once: few enough that ordinary tests turn pages.
 const PAGE: usize = 50;
@@ -40,7 +40,7 @@ impl Log {
     /// # Errors
     /// When the API does not answer, or not in the documented form.
     pub fn fetch(address: SocketAddr) -> Result<Self, Error> {
-        let get = |path: &str| client::request(address, "GET", path, "", Duration::from_secs(30));
+        let get = |path: &str| client::request(address, "GET", path, "", wait::scaled(wait::PATIENCE));
         let mut log = Self { key: get("/v1/log/key")?.text(), lines: Vec::new() };
         loop {
             let page = get(&format!("/v1/log/entries?from={}&limit={PAGE}", log.lines.len()))?;

@@ -24,6 +24,9 @@ use crate::client::{self, Answer};
 use crate::wait;
 use process::Process;
 
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// How to start an agent; see [`Agent::start`] for the ordinary way.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -181,7 +184,7 @@ impl Agent {
 
     #[track_caller]
     fn request(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
-        client::request(self.address, method, path, body, Duration::from_secs(60))
+        client::request(self.address, method, path, body, wait::scaled(ANSWER))
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
@@ -190,7 +193,7 @@ impl Agent {
         let (address, body) = (self.address, event.to_string());
         let path = format!("/2015-03-31/functions/{function}/invocations");
         std::thread::spawn(move || {
-            let _ = client::request(address, "POST", &path, body, Duration::from_secs(60));
+            let _ = client::request(address, "POST", &path, body, wait::scaled(ANSWER));
         })
     }
 

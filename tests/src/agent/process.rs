@@ -83,9 +83,10 @@ impl Process {
             }
         });
         let mut process = Self { child, ended: None, stdout, stderr };
-        match first.recv_timeout(START) {
+        let patience = wait::scaled(START);
+        match first.recv_timeout(patience) {
             Ok(line) => Ok((process, line)),
-            Err(RecvTimeoutError::Timeout) => Err(process.error(&format!("was not ready within {START:?}"), None)),
+            Err(RecvTimeoutError::Timeout) => Err(process.error(&format!("was not ready within {patience:?}"), None)),
             Err(RecvTimeoutError::Disconnected) => {
                 let code = process.wait().and_then(|status| status.code());
                 Err(process.error("ended before it was ready", code))
@@ -116,7 +117,8 @@ impl Process {
             let _ = kill(pid, Signal::SIGTERM);
         }
         let ended = self.wait();
-        assert!(ended.is_some(), "the agent did not end within {:?} after SIGTERM\n{}", wait::PATIENCE, self.stderr());
+        let patience = wait::scaled(wait::PATIENCE);
+        assert!(ended.is_some(), "the agent did not end within {patience:?} after SIGTERM\n{}", self.stderr());
         ended.and_then(|status| status.code())
     }
 
