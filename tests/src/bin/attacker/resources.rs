@@ -91,7 +91,7 @@ pub fn fork_bomb() -> Got {
 
 pub fn memory_bomb() -> Got {
     let mut blocks = Vec::new();
-    for _ in 0..300 {
+    for _ in 0..400 {
         // Ones, so that every page is really there.
         blocks.push(vec![1u8; 1 << 20]);
     }
