@@ -25,7 +25,9 @@ impl Footprint {
         let cgroup = cleanup::cgroup2().map(|root| root.join(name)).unwrap_or_default();
         footprint.add("cgroup", folders(&cgroup));
         footprint.add("process in a cgroup", agent.leftovers().processes().len());
-        footprint.add("pin", files(&Path::new("/sys/fs/bpf").join(name)));
+        let pins = Path::new("/sys/fs/bpf").join(name);
+        footprint.add("pin", files(&pins));
+        footprint.add("prepared namespace", entries(&pins.join("prepared")).len());
         footprint.add("run-time file", files(&Path::new("/run/dshield").join(name)));
         footprint
     }
