@@ -107,7 +107,7 @@ pub enum NameError {
     Address,
 }
 
-/// The name of a function: 1 to 64 letters, digits, `-` and `_`, case kept.
+/// The name of a function: 1 to 64 ASCII letters, digits, `-` and `_`, case kept.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FunctionName(Arc<str>);
 
@@ -133,7 +133,7 @@ impl FunctionName {
 
 /// A text is not a [`FunctionName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a function's name is 1 to 64 letters, digits, `-` and `_`")]
+#[error("a function's name is 1 to 64 ASCII letters, digits, `-` and `_`")]
 pub struct FunctionNameError;
 
 fn is_name_character(c: char) -> bool {

@@ -1,8 +1,11 @@
 //! Whatever is wrong at the start: one clear sentence, an exit code, nothing left behind.
+use std::fs::{self, File};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use dshield_tests::agent::{Agent, Code, Function, Launch, Leftovers, Project, StartError, binary, cgroup2};
 use dshield_tests::requires::{require_root, requires};
@@ -93,6 +96,193 @@ fn a_missing_code_folder() {
     let missing = Code::Folder(PathBuf::from("/no/such/code"));
     let project = Project::new().with(&Function::new("f", "native", missing));
     refuses_to_start(&project, Launch::default(), POLICY, &["/no/such/code", "f"]);
+}
+
+/// Neither the agent nor `dshield check` takes a function whose code folder `spoil` has seen; both say these words.
+#[track_caller]
+fn refuses_code(spoil: impl Fn(&Path), words: &[&str]) {
+    if !require_root() {
+        return;
+    }
+    let project = Project::new().with(&Function::script("f", "#!/bin/sh\n"));
+    spoil(&project.folder().join("functions/f"));
+    let output = Command::new(binary()).arg("check").arg(project.write()).output().expect("the binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for word in words.iter().chain(&["dshield.toml:4:8"]) {
+        assert!(stderr.contains(word), "`dshield check` does not say {word:?}: {stderr}");
+    }
+    refuses_to_start(&project, Launch::default(), USAGE, &[words, &["dshield.toml:4:8", "; "]].concat());
+}
+
+#[test]
+fn a_link_that_leads_out_of_the_code_folder() {
+    let linked = |target: &'static str| {
+        move |code: &Path| {
+            fs::create_dir_all(code.join("sub/deep")).expect("the folder is ours");
+            // Inside, and yet a step on the way out for whoever reads `..` as text.
+            symlink("..", code.join("sub/up")).expect("the folder is ours");
+            symlink(target, code.join("sub/link")).expect("the folder is ours");
+        }
+    };
+    for target in ["/etc/passwd", "../../../secret", "../..", "up/../secret", "deep/../up/../..", "/proc/self/root"] {
+        refuses_code(linked(target), &["sub/link", target, "out of the code folder", "link relatively"]);
+    }
+    refuses_code(linked("gone"), &["sub/link", "gone", "leads nowhere", "correct it"]);
+    refuses_code(linked("../bootstrap/x"), &["sub/link", "leads nowhere"]);
+    refuses_code(linked("link"), &["sub/link", "circle"]);
+    let chain = |code: &Path| {
+        symlink("second", code.join("first")).expect("the folder is ours");
+        symlink("third", code.join("second")).expect("the folder is ours");
+        symlink("/etc", code.join("third")).expect("the folder is ours");
+    };
+    refuses_code(chain, &["out of the code folder"]);
+}
+
+#[test]
+fn links_within_the_code_folder_are_not_bad_input() {
+    if !require_root() {
+        return;
+    }
+    let project = Project::new().with(&Function::probe("native"));
+    let code = project.folder().join("functions/native");
+    fs::create_dir_all(code.join("bin")).expect("the folder is ours");
+    fs::rename(code.join("bootstrap"), code.join("bin/probe")).expect("the folder is ours");
+    symlink("bin/../bin/probe", code.join("bootstrap")).expect("the folder is ours");
+    symlink("../bootstrap", code.join("bin/back")).expect("the folder is ours");
+    // Two names, one file: it counts once.
+    File::create(code.join("half")).and_then(|file| file.set_len(600 << 20)).expect("holes take no room");
+    fs::hard_link(code.join("half"), code.join("other half")).expect("the folder is ours");
+    let agent = Agent::start(&project);
+    assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
+}
+
+#[test]
+fn what_is_neither_file_nor_folder_in_the_code() {
+    let device = |code: &Path| {
+        let status = Command::new("mknod").arg(code.join("null")).args(["c", "1", "3"]).status();
+        assert!(status.expect("coreutils are there").success());
+    };
+    let pipe = |code: &Path| {
+        nix::unistd::mkfifo(&code.join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("the folder is ours");
+    };
+    let socket = |code: &Path| drop(UnixListener::bind(code.join("socket")).expect("the folder is ours"));
+    refuses_code(device, &["f/null", "a device", "remove it"]);
+    refuses_code(pipe, &["f/pipe", "a named pipe", "remove it"]);
+    refuses_code(socket, &["f/socket", "a socket", "remove it"]);
+}
+
+/// Refused by what the file system says of it: ten gigabytes of holes are not read, and take no time.
+#[test]
+fn a_code_folder_that_is_too_large() {
+    let sized = |gibibytes: u64| {
+        move |code: &Path| {
+            let file = File::create(code.join("model.bin")).expect("the folder is ours");
+            file.set_len(gibibytes << 30).expect("holes take no room");
+        }
+    };
+    let begun = Instant::now();
+    refuses_code(sized(10), &["larger than 1 GiB", "model.bin", "10737418", "leave out"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "took {:?}", begun.elapsed());
+    let many = |code: &Path| {
+        let (sum, name) = ((1 << 30) / 4, |number| format!("part{number}"));
+        for number in 0..5 {
+            File::create(code.join(name(number))).and_then(|file| file.set_len(sum)).expect("the folder is ours");
+        }
+    };
+    refuses_code(many, &["larger than 1 GiB", "leave out"]);
+}
+
+#[test]
+fn a_code_folder_with_too_many_files() {
+    let crowd = |code: &Path| {
+        for folder in 0..101 {
+            let folder = code.join(folder.to_string());
+            fs::create_dir(&folder).expect("the folder is ours");
+            let first = folder.join("0");
+            fs::write(&first, "").expect("the folder is ours");
+            // Names count, not files: each is looked at.
+            (1..1000)
+                .for_each(|name| fs::hard_link(&first, folder.join(name.to_string())).expect("the folder is ours"));
+        }
+    };
+    refuses_code(crowd, &["more than 100000 files", "functions/f", "leave out"]);
+}
+
+#[test]
+fn a_code_folder_that_is_a_file_or_cannot_be_read() {
+    let file = |code: &Path| {
+        fs::remove_dir_all(code).expect("the folder is ours");
+        fs::write(code, "").expect("the folder is ours");
+    };
+    refuses_code(file, &["functions/f", "not a folder", "`code` names the folder"]);
+    if !require_root() || !requires("setpriv") {
+        return;
+    }
+    // Root reads everything, so somebody else checks.
+    let project = Project::new().with(&Function::script("f", "#!/bin/sh\n"));
+    let (config, secret) = (project.write(), project.folder().join("functions/f/secret"));
+    let own = project.folder().join("dshield");
+    fs::copy(binary(), &own).expect("the binary can be read");
+    fs::create_dir(&secret).expect("the folder is ours");
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
+    mode(project.folder(), 0o755);
+    mode(&own, 0o755);
+    mode(&secret, 0o700);
+    let words = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let output = Command::new("setpriv").args(words).arg(&own).arg("check").arg(&config).output().expect("it starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for word in [&*secret.to_string_lossy(), "cannot be read: Permission denied", "let the user"] {
+        assert!(stderr.contains(word), "it does not say {word:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_handler_that_leads_out_of_the_code_folder() {
+    if !require_root() {
+        return;
+    }
+    for (handler, reason) in [
+        ("../app.handler", "`..` leads out of the code folder"),
+        ("api/../../app.handler", "`..` leads out of the code folder"),
+        ("/etc/app.handler", "absolute path"),
+        ("app\0.handler", "NUL byte"),
+        ("äpp.handler", "is not a handler"),
+    ] {
+        let project = Project::new().with(&Function::new("f", "python3", Code::Files(Vec::new())).handler(handler));
+        refuses_to_start(&project, Launch::default(), USAGE, &["dshield.toml:5:11", reason, "write module.function"]);
+        let output = Command::new(binary()).arg("check").arg(project.write()).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(2), "{handler:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(reason), "{handler:?}");
+    }
+}
+
+#[test]
+fn a_function_name_that_is_not_one() {
+    if !require_root() {
+        return;
+    }
+    let config = |name: &str| {
+        let name = json!(name);
+        format!("[[function]]\nname = {name}\nruntime = \"native\"\ncode = \"functions/native\"\n")
+    };
+    let project = good();
+    let long = "x".repeat(65);
+    for name in ["", "a/b", "../f", "/f", "a b", "zusammenfässen", "要約", "f\u{200b}", "f\0", "a.b", &long] {
+        let file = project.folder().join("other.toml");
+        fs::write(&file, config(name)).expect("the folder is ours");
+        let words = ["other.toml:2:8", "cannot be a name", "1 to 64 ASCII letters"];
+        let launch = Launch { config: Some(file.clone()), ..Launch::default() };
+        refuses_to_start(&project, launch, USAGE, &words);
+        let output = Command::new(binary()).arg("check").arg(&file).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(2), "{name:?}");
+    }
+    // The longest one is as good as any: as a cgroup, a folder of pins and a host name too.
+    let (file, longest) = (project.folder().join("other.toml"), "X".repeat(64));
+    fs::write(&file, config(&longest)).expect("the folder is ours");
+    let agent = Agent::launch(&project, Launch { config: Some(file), ..Launch::default() }).expect("it starts");
+    assert_eq!(agent.call(&longest, &json!({"do": "echo"}))["do"], "echo");
 }
 
 #[test]

@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::events::Registry;
+use super::ground::{Ground, Stock};
 use super::output;
 use super::uids::{Uid, Uids};
 use crate::config::LoadedFunction;
 use crate::instance::{BoxFuture, Exit, Instance, Running};
-use crate::kernel::{Kernel, KernelError, Leaf, Limits, SealedNetns, Steering};
+use crate::kernel::{Kernel, Leaf, Limits, SealedNetns, Steering};
 use crate::log::Log;
 use crate::proxy::{FunctionEgress, Proxy, ServedSockets, Serving};
 use crate::refusals::Refusals;
@@ -31,6 +32,7 @@ type Cause = Box<dyn Error + Send + Sync>;
 /// Makes instances.
 pub(super) struct Launch {
     kernel: Arc<Kernel>,
+    stock: Arc<Stock>,
     log: Log,
     proxy: Proxy,
     spawner: Arc<Spawner>,
@@ -51,7 +53,13 @@ impl Launch {
     ) -> Self {
         let uids = uids(&kernel);
         let spawner = Arc::new(spawner);
-        Self { kernel, log, proxy, spawner, filters, registry, uids, count: AtomicU32::new(0) }
+        let stock = Arc::new(Stock::new(kernel.clone()));
+        Self { kernel, stock, log, proxy, spawner, filters, registry, uids, count: AtomicU32::new(0) }
+    }
+
+    /// What is made ahead of instances.
+    pub(super) fn stock(&self) -> &Arc<Stock> {
+        &self.stock
     }
 
     /// The launcher of one function.
@@ -70,11 +78,10 @@ impl Launch {
         let uid = self.uids.take().map_err(|error| failed(error.into()))?;
         let id = format!("{}-{number}", function.spec.name);
         let limits = Limits { memory_bytes: function.spec.memory, pids: PIDS };
-        let kernel = self.kernel.clone();
         let ground = {
-            let id = id.clone();
-            let prepared = spawn_blocking(move || Ground::prepare(&kernel, &id, limits)).await;
-            prepared.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?
+            let (stock, id) = (self.stock.clone(), id.clone());
+            let made = spawn_blocking(move || stock.ground(&id, limits)).await;
+            made.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))?
         };
         let Ground { netns, steering, leaf, cgroup } = ground;
         let SealedNetns { fd, cookie, sockets, .. } = netns;
@@ -108,7 +115,9 @@ impl Launch {
             .await??;
             Ok::<_, Cause>((runtime_api, child))
         };
-        let (runtime_api, child) = match started.await {
+        let started = started.await;
+        drop(self.stock.refill());
+        let (runtime_api, child) = match started {
             Ok(started) => started,
             Err(cause) => {
                 parts.take_apart(None).await;
@@ -157,37 +166,6 @@ impl Launch {
 /// The user ids of this agent's instances.
 pub(super) fn uids(kernel: &Kernel) -> Arc<Uids> {
     Uids::of_agent(kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes())
-}
-
-/// What an instance stands on before its process starts.
-pub(super) struct Ground {
-    pub(super) netns: SealedNetns,
-    pub(super) leaf: Leaf,
-    steering: Steering,
-    cgroup: u64,
-}
-
-impl Ground {
-    pub(super) fn prepare(kernel: &Kernel, id: &str, limits: Limits) -> Result<Self, KernelError> {
-        let leaf = kernel.cgroup().leaf(id, limits)?;
-        // Sealed last: nothing after it can fail and leave the namespace on the list.
-        let prepared = leaf.id().and_then(|cgroup| {
-            let netns = SealedNetns::create()?;
-            Ok((cgroup, kernel.seal(&netns, &leaf, id)?, netns))
-        });
-        match prepared {
-            Ok((cgroup, steering, netns)) => Ok(Self { netns, steering, leaf, cgroup }),
-            Err(error) => {
-                let _ = leaf.destroy();
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes it away again, and whatever process is on it. Blocks.
-    pub(super) fn remove(self, kernel: &Kernel) -> Result<(), KernelError> {
-        kernel.take_apart(&self.leaf, self.steering)
-    }
 }
 
 /// What must be taken apart when an instance ends.

@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::events::Registry;
+pub use self::ground::{Ground, READY, Stock};
 use self::launch::Launch;
 pub use self::selftest::{SelfTest, SelfTestError, Verdict};
 use self::watchdog::Watchdog;
@@ -28,6 +29,7 @@ use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
 use crate::walls::{Wall, Walls};
 
 mod events;
+mod ground;
 mod launch;
 mod output;
 mod selftest;
@@ -187,6 +189,7 @@ impl Agent {
         agent.api = tokio::spawn(api::serve(listener, state, async move {
             let _ = stopped.await;
         }));
+        agent.launch.stock().open();
         Ok(agent)
     }
 
@@ -253,6 +256,8 @@ impl Agent {
         for pool in deployed.borrow().functions.values() {
             pool.shutdown().await;
         }
+        let stock = launch.stock().clone();
+        let _ = spawn_blocking(move || stock.close()).await;
         drop((deployed, launch));
         watchdog.stop().await;
         events.abort();

@@ -18,7 +18,8 @@ use nix::net::if_::InterfaceFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
-use super::launch::{Ground, uids};
+use super::ground::Ground;
+use super::launch::uids;
 use crate::kernel::{Events, Kernel, KernelError, Limits};
 use crate::sandbox::{Attempt, Filter, Probe, SandboxError, Spawner, Spec};
 use crate::walls::Walls;

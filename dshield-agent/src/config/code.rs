@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use dshield_common::policy::{Diagnostic, Function, Positions, Runtime};
 
+use super::contents;
+
 /// The absolute code folder of `function`, which stands in a file in `folder`.
 pub(super) fn locate(folder: &Path, function: &Function, positions: &Positions) -> Result<PathBuf, Diagnostic> {
     let problem = |message: String, hint: &str| Diagnostic::new(positions.code, message, Some(hint.to_owned()));
@@ -23,6 +25,7 @@ pub(super) fn locate(folder: &Path, function: &Function, positions: &Positions) 
         let hint = "`code` names the folder with the function's files";
         return Err(problem(format!("{written:?} is not a folder"), hint));
     }
+    contents::check(&code).map_err(|unfit| problem(unfit.message, unfit.hint))?;
     match function.runtime {
         Runtime::Python3 => has_module(&code, function, positions, &[".py", "/__init__.py"])?,
         Runtime::Node => has_module(&code, function, positions, &[".js", ".mjs", ".cjs"])?,

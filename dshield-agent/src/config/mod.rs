@@ -1,8 +1,9 @@
 //! `dshield.toml` on disk to a deployment that can be started.
 //!
 //! A path flows in; out flows either every problem, each with file, line and column, or functions whose code folder
-//! exists and holds what their runtime needs. Blocks on the disk: call it from a thread that may.
+//! exists, is of reasonable size, leads nowhere else and holds what their runtime needs. Blocks on the disk: call it from a thread that may.
 mod code;
+mod contents;
 mod error;
 
 use std::fs::File;

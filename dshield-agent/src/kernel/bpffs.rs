@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! programs/<program>   links/<program>   maps/<map>   instances/<instance>/{program,link,sockets}
+//! prepared/<netns cookie>/{program,link,sockets}: of a namespace that no instance has yet
 //! ```
 //! Folders have mode 0700. bpffs allows no dot in a name.
 use std::fs::{self, DirBuilder};
@@ -17,7 +18,7 @@ use super::KernelError;
 /// Where bpffs is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-const FOLDERS: [&str; 4] = ["programs", "links", "maps", "instances"];
+const FOLDERS: [&str; 5] = ["programs", "links", "maps", "instances", "prepared"];
 
 /// `BPF_FS_MAGIC`, include/uapi/linux/magic.h.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -78,34 +79,33 @@ impl Pins {
         self.root.join("maps").join(name)
     }
 
-    /// Makes the folder for one instance's pins.
+    /// Where an instance's pins are.
+    #[must_use]
+    pub fn instance(&self, id: &str) -> PathBuf {
+        self.root.join("instances").join(id)
+    }
+
+    /// Makes the folder for the pins of the namespace with this cookie, until an instance has it.
     ///
     /// # Errors
     /// bpffs is full or gone.
-    pub fn instance(&self, id: &str) -> Result<PathBuf, KernelError> {
-        let path = self.root.join("instances").join(id);
+    pub fn prepared(&self, cookie: u64) -> Result<PathBuf, KernelError> {
+        let path = self.root.join("prepared").join(cookie.to_string());
         make_private(&path)?;
         Ok(path)
     }
 
-    /// Removes every pin of this agent.
+    /// Removes every pin of this agent; that there is none is fine.
     ///
     /// # Errors
     /// A pin cannot be removed.
     pub fn remove(&self) -> Result<(), KernelError> {
-        remove_tree(&self.root)
-    }
-}
-
-/// Removes a folder of pins; not being there is fine.
-///
-/// # Errors
-/// A pin cannot be removed.
-pub fn remove_tree(path: &Path) -> Result<(), KernelError> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(KernelError::Pin { path: path.into(), source }),
+        match fs::remove_dir_all(&self.root) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                Err(KernelError::Pin { path: self.root.clone(), source })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cgroup v2 side: the agent's cgroup, one leaf for each instance, and their limits.
 use std::ffi::{CStr, CString};
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -83,13 +83,20 @@ impl AgentCgroup {
     /// Makes the leaf of one instance.
     ///
     /// # Errors
-    /// The cgroup cannot be made or a limit not be set although its controller is there.
+    /// The cgroup cannot be made or a limit not be set although its controller is there. Nothing is left then.
     pub fn leaf(&self, instance: &str, limits: Limits) -> Result<Leaf, KernelError> {
         let path = self.path.join(instance);
         make_dir(&path)?;
-        let leaf = Leaf { path };
+        let made = Leaf::open_made(path.clone()).and_then(|leaf| self.limit(&leaf, limits).map(|()| leaf));
+        if made.is_err() {
+            let _ = fs::remove_dir(&path);
+        }
+        made
+    }
+
+    fn limit(&self, leaf: &Leaf, limits: Limits) -> Result<(), KernelError> {
         if !Walls::standing().stands(Wall::Controllers) {
-            return Ok(leaf);
+            return Ok(());
         }
         if self.controllers.contains(&"memory") {
             leaf.write("memory.max", limits.memory_bytes.to_string())?;
@@ -100,7 +107,7 @@ impl AgentCgroup {
         if self.controllers.contains(&"pids") {
             leaf.write("pids.max", limits.pids.to_string())?;
         }
-        Ok(leaf)
+        Ok(())
     }
 
     /// Kills everything below and removes the cgroup.
@@ -142,9 +149,17 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Leaf {
     path: PathBuf,
+    /// `cgroup.kill`, open from the beginning: an agent that has run out of descriptors must still end its instances.
+    kill: File,
 }
 
 impl Leaf {
+    fn open_made(path: PathBuf) -> Result<Self, KernelError> {
+        let kill = path.join("cgroup.kill");
+        let kill = OpenOptions::new().write(true).open(&kill).map_err(KernelError::file(&kill))?;
+        Ok(Self { path, kill })
+    }
+
     /// Its folder.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -172,7 +187,12 @@ impl Leaf {
     /// # Errors
     /// Processes did not end in time.
     pub fn destroy(&self) -> Result<(), KernelError> {
-        destroy_tree(&self.path)
+        match (&self.kill).write_all(b"1") {
+            Ok(()) => remove(&self.path),
+            // The cgroup is gone already.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            Err(source) => Err(KernelError::Cgroup { path: self.path.clone(), action: "kill", source }),
+        }
     }
 
     fn write(&self, file: &str, value: String) -> Result<(), KernelError> {
@@ -183,16 +203,11 @@ impl Leaf {
 
 fn destroy_tree(path: &Path) -> Result<(), KernelError> {
     kill_all(path)?;
-    let children = match fs::read_dir(path) {
-        Ok(children) => children,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(KernelError::File { path: path.into(), source }),
-    };
-    for child in children.flatten() {
-        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
-            destroy_tree(&child.path())?;
-        }
-    }
+    remove(path)
+}
+
+/// Removes a cgroup whose processes were killed, once they are gone, and those below it.
+fn remove(path: &Path) -> Result<(), KernelError> {
     let deadline = Instant::now() + KILL_DEADLINE;
     loop {
         match fs::remove_dir(path) {
@@ -202,9 +217,14 @@ fn destroy_tree(path: &Path) -> Result<(), KernelError> {
                 return Err(KernelError::Cgroup { path: path.into(), action: "remove", source: error });
             }
             Err(_) if Instant::now() > deadline => return Err(KernelError::CgroupBusy { path: path.into() }),
-            // A killed process stays in its cgroup until it is reaped.
-            Err(_) => thread::sleep(Duration::from_millis(1)),
+            Err(_) => {}
         }
+        let below = fs::read_dir(path).into_iter().flatten().flatten();
+        for child in below.filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir())) {
+            destroy_tree(&child.path())?;
+        }
+        // A killed process stays in its cgroup until it is reaped.
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

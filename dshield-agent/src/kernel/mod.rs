@@ -121,19 +121,42 @@ impl Kernel {
         self.run_dir.path()
     }
 
-    /// Declares a namespace sealed and steers what happens in it to its sockets. Blocks for about a
-    /// millisecond. From here on, processes in it may connect. How it stands now, together with its leaf, is what
-    /// [`Steering::watch`] compares with later.
+    /// Steers what happens in a namespace to its sockets. Blocks for about a millisecond. Nothing in it may connect
+    /// before it is [given to an instance](Kernel::assign).
     ///
     /// # Errors
     /// The kernel refused.
-    pub fn seal(&self, netns: &SealedNetns, leaf: &Leaf, instance: &str) -> Result<Steering, KernelError> {
-        let pins = self.pins.instance(instance)?;
+    pub fn steer(&self, netns: &SealedNetns) -> Result<Steering, KernelError> {
+        let pins = self.pins.prepared(netns.cookie)?;
         let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut steering = Steering::attach(&mut loader, netns, pins.clone(), self.watch.clone())?;
-        drop(loader);
+        Steering::attach(&mut loader, netns, pins, self.watch.clone())
+    }
+
+    /// Gives a steered namespace to an instance and declares it sealed: from here on, processes in it may connect. How
+    /// it stands now, together with its leaf, is what [`Steering::watch`] compares with later.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn assign(
+        &self,
+        netns: &SealedNetns,
+        steering: &mut Steering,
+        leaf: &Leaf,
+        instance: &str,
+    ) -> Result<(), KernelError> {
+        let pins = self.pins.instance(instance);
+        steering.pin_at(pins.clone())?;
         steering.note(self.watch.note(instance, leaf, netns, &pins)?);
-        self.sealed.add(netns.cookie)?;
+        self.sealed.add(netns.cookie)
+    }
+
+    /// [Steers](Kernel::steer) a namespace and [assigns](Kernel::assign) it.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn seal(&self, netns: &SealedNetns, leaf: &Leaf, instance: &str) -> Result<Steering, KernelError> {
+        let mut steering = self.steer(netns)?;
+        self.assign(netns, &mut steering, leaf, instance)?;
         Ok(steering)
     }
 

@@ -1,5 +1,6 @@
 //! `ds_sklookup` for one sealed network namespace: every TCP connection and every DNS query that is made
 //! there arrives at the agent's sockets.
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,10 @@ use super::{KernelError, bpf, bpffs, objects};
 
 const PROGRAM: &str = "ds_sklookup";
 const MAP: &str = "DS_SOCKETS";
+
+const MAP_PIN: &str = "sockets";
+const PROGRAM_PIN: &str = "program";
+const LINK_PIN: &str = "link";
 
 /// The attached program, with its map; pinned until dropped.
 #[derive(Debug)]
@@ -45,13 +50,13 @@ impl Steering {
         watch: Arc<Watch>,
     ) -> Result<Self, KernelError> {
         let made = loader.load(objects::NETNS).map_err(super::load_error).and_then(|mut ebpf| {
-            fill(&mut ebpf, netns, &pins.join("sockets"))?;
+            fill(&mut ebpf, netns, &pins.join(MAP_PIN))?;
             Ok((attach(&mut ebpf, netns, &pins)?, ebpf))
         });
         match made {
             Ok((link, ebpf)) => Ok(Self { cookie: netns.cookie, watch, noted: None, _link: link, _ebpf: ebpf, pins }),
             Err(error) => {
-                let _ = bpffs::remove_tree(&pins);
+                let _ = unpin(&pins);
                 Err(error)
             }
         }
@@ -59,6 +64,16 @@ impl Steering {
 }
 
 impl Steering {
+    /// Moves the pins, from the name under which they were made to their instance's.
+    ///
+    /// # Errors
+    /// The pins are gone, or others are there.
+    pub(super) fn pin_at(&mut self, pins: PathBuf) -> Result<(), KernelError> {
+        fs::rename(&self.pins, &pins).map_err(|source| KernelError::Pin { path: pins.clone(), source })?;
+        self.pins = pins;
+        Ok(())
+    }
+
     /// From here on the instance is watched: what was changed since it was sealed is found, too. The namespace's
     /// sockets must stay open until it is taken apart.
     pub fn watch(&mut self) {
@@ -81,7 +96,7 @@ impl Steering {
 impl Drop for Steering {
     fn drop(&mut self) {
         self.watch.remove(self.cookie);
-        if let Err(error) = bpffs::remove_tree(&self.pins) {
+        if let Err(error) = unpin(&self.pins) {
             tracing::warn!("{error}");
         }
     }
@@ -97,6 +112,18 @@ pub(super) fn slots(sockets: &Sockets) -> Slots<'_> {
         (slot::DNS_UDP4, Some(sockets.dns_udp4.as_fd())),
         (slot::DNS_UDP6, sockets.dns_udp6.as_ref().map(AsFd::as_fd)),
     ]
+}
+
+/// Removes the pins by name: reading the folder would take a descriptor, which may be what was lacking.
+fn unpin(pins: &Path) -> Result<(), KernelError> {
+    let gone = |path: &Path, removed: io::Result<()>| match removed {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(KernelError::Pin { path: path.into(), source }),
+        _ => Ok(()),
+    };
+    for pin in [LINK_PIN, PROGRAM_PIN, MAP_PIN].map(|name| pins.join(name)) {
+        gone(&pin, fs::remove_file(&pin))?;
+    }
+    gone(pins, fs::remove_dir(pins))
 }
 
 fn fill(ebpf: &mut Ebpf, netns: &SealedNetns, pin: &Path) -> Result<(), KernelError> {
@@ -122,10 +149,47 @@ fn attach(ebpf: &mut Ebpf, netns: &SealedNetns, pins: &Path) -> Result<PinnedLin
     let program: &mut SkLookup =
         ebpf.program_mut(PROGRAM).ok_or_else(|| super::missing_program(PROGRAM))?.try_into().map_err(&error)?;
     program.load().map_err(&error)?;
-    let pin = pins.join("program");
+    let pin = pins.join(PROGRAM_PIN);
     program.pin(&pin).map_err(bpffs::pin_error(&pin))?;
     let id = program.attach(&netns.fd).map_err(&error)?;
     let link: FdLink = program.take_link(id).map_err(&error)?.into();
-    let pin = pins.join("link");
+    let pin = pins.join(LINK_PIN);
     link.pin(&pin).map_err(bpffs::pin_error(&pin))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::kernel::Kernel;
+
+    /// The kernel takes 64 programs of this kind in a namespace (`netns_bpf_max_progs`, kernel/bpf/net_namespace.c).
+    #[tokio::test]
+    async fn a_program_that_cannot_be_attached_leaves_no_pin() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: not root: it loads kernel programs");
+        }
+        let name = format!("dst-steer-{}", std::process::id());
+        let (kernel, _events) = Kernel::start(&name).unwrap();
+        let netns = SealedNetns::create().unwrap();
+        let (mut attached, mut refused) = (Vec::new(), None);
+        while refused.is_none() && attached.len() <= 64 {
+            let steered = kernel.steer(&netns).and_then(|mut steering| {
+                steering.pin_at(kernel.pins.instance(&format!("i-{}", attached.len())))?;
+                Ok(steering)
+            });
+            match steered {
+                Ok(steering) => attached.push(steering),
+                Err(error) => refused = Some(error),
+            }
+        }
+        let left = |folder: &str| fs::read_dir(Path::new("/sys/fs/bpf").join(&name).join(folder)).unwrap().count();
+        let (instances, prepared) = (left("instances"), left("prepared"));
+        let number = attached.len();
+        drop(attached);
+        let after = left("instances");
+        kernel.stop().unwrap();
+        assert!(matches!(refused, Some(KernelError::Program { .. })), "{refused:?}");
+        assert_eq!((number, instances, prepared, after), (64, 64, 0, 0));
+    }
 }

@@ -3,6 +3,7 @@
 //! A [`Project`] flows in; answers to invocations and the signed [`Log`] flow out. Each agent has a name of
 //! its own, so that tests run side by side, and what a killed agent leaves is removed when its handle drops.
 mod cleanup;
+mod footprint;
 mod log;
 mod process;
 mod project;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 pub use cleanup::{Leftovers, cgroup2};
+pub use footprint::{Footprint, resident_kib};
 pub use log::{Line, Log, in_words};
 pub use process::{StartError, binary};
 pub use project::{Code, Egress, Function, Project};

@@ -90,7 +90,7 @@ async fn a_second_program_that_steers_a_namespaces_connections_is_named() {
     let Some(own) = Own::start("second") else { return };
     let (_leaf, netns, _steering) = own.instance("f-0");
     own.kernel.look().unwrap();
-    let pins = own.kernel.pins.instance("other").unwrap();
+    let pins = own.kernel.pins.prepared(0).unwrap();
     let mut loader = own.kernel.loader.lock().unwrap();
     let _second = Steering::attach(&mut loader, &netns, pins, own.kernel.watch.clone()).unwrap();
     let what = own.kernel.look().unwrap_err();

@@ -142,7 +142,7 @@ fn handler(fields: &Fields<'_>, runtime: Option<Runtime>, findings: &mut Finding
     };
     if !is_handler(value) {
         let hint = "write module.function, such as \"app.handler\", with the module's folder in front if it is in one: \"api/app.handler\"";
-        findings.add_with_hint(&at, format!("{value:?} is not a handler"), hint);
+        findings.add_with_hint(&at, format!("{value:?} is not a handler{}", why_not(value)), hint);
     }
     Some(value.to_owned())
 }
@@ -161,6 +161,19 @@ fn is_handler(text: &str) -> bool {
         && !function.is_empty()
         && !starts_with_digit
         && function.bytes().all(|byte| word(byte) || byte == b'$')
+}
+
+/// What to say of a handler that somebody may have meant to lead out of the code folder.
+fn why_not(handler: &str) -> &'static str {
+    if handler.starts_with('/') {
+        ": it is an absolute path, and its module lies in the code folder"
+    } else if handler.split('/').any(|segment| segment == "..") {
+        ": `..` leads out of the code folder"
+    } else if handler.contains('\0') {
+        ": it holds a NUL byte"
+    } else {
+        ""
+    }
 }
 
 fn timeout(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Duration {
@@ -300,12 +313,21 @@ mod tests {
             "./app.handler",
             "~/a.b",
             "a/b.c/d",
+            "a\\u0000.b",
         ] {
             let problems = problems(&with(&format!("handler = \"{handler}\"")));
             assert!(
-                problems[0].starts_with("5:11: ") && problems[0].contains("is not a handler; write module.function"),
+                problems[0].starts_with("5:11: ")
+                    && problems[0].contains("is not a handler")
+                    && problems[0].contains("; write module.function"),
                 "{problems:?}"
             );
+        }
+        for (handler, reason) in
+            [("../a.b", "`..` leads out"), ("/a.b", "an absolute path"), ("a/../../b.c", "`..`"), ("a.b\\u0000", "NUL")]
+        {
+            let problems = problems(&with(&format!("handler = \"{handler}\"")));
+            assert!(problems[0].contains(reason), "{problems:?}");
         }
         for handler in ["app.handler", "api/v1/app.handler", "my-app.main_2", "index.$fn"] {
             assert_eq!(

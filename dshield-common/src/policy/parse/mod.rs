@@ -255,7 +255,7 @@ pub(super) mod tests {
                 "2:1: [policy] has no field \"log_levle\"; did you mean `log_level`?",
                 "3:15: `memory_only` must be true or false, not a string; write it without quotation marks",
                 "4:1: a function needs `code`; add code = \"functions/hello\"",
-                "5:8: \"a b\" cannot be a name: a function's name is 1 to 64 letters, digits, `-` and `_`",
+                "5:8: \"a b\" cannot be a name: a function's name is 1 to 64 ASCII letters, digits, `-` and `_`",
                 "6:11: `runtime` cannot be \"pyhton3\"; did you mean `python3`?",
                 "7:1: an egress rule needs `host`; add host = \"api.example.com\"",
                 "8:1: an egress rule has no field \"hots\"; did you mean `host`?",

@@ -2,6 +2,7 @@
 mod appends;
 mod egress;
 mod invoke;
+mod setup;
 mod table;
 
 use std::process::ExitCode;
@@ -12,8 +13,9 @@ use table::Row;
 
 const USAGE: &str = "usage: bench [--quick]
 
-Measures warm invocations, cold starts, inspected keep-alive traffic and durable log appends, each beside the
-same work without D-Shield. Needs root. About a minute and a half; with --quick about twenty seconds.";
+Measures warm invocations, cold starts, setting up an instance, inspected keep-alive traffic and durable log
+appends, each beside the same work without D-Shield; setting up an instance beside bubblewrap, where Debian's package
+bubblewrap is installed. Needs root. About a minute and a half; with --quick about twenty seconds.";
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +24,14 @@ pub struct Effort {
     warm: usize,
     /// Cold starts of each runtime.
     cold: usize,
+    /// Instances set up without a runtime, of each kind.
+    setups: usize,
     /// How long each load runs.
     load: Duration,
 }
 
-const QUICK: Effort = Effort { warm: 200, cold: 5, load: Duration::from_secs(1) };
-const FULL: Effort = Effort { warm: 2000, cold: 15, load: Duration::from_secs(8) };
+const QUICK: Effort = Effort { warm: 200, cold: 5, setups: 40, load: Duration::from_secs(1) };
+const FULL: Effort = Effort { warm: 2000, cold: 15, setups: 300, load: Duration::from_secs(8) };
 
 /// One measurement: rows for the table.
 type Measure = fn(Effort) -> Result<Vec<Row>, Error>;
@@ -53,9 +57,10 @@ fn main() -> ExitCode {
     if cfg!(debug_assertions) {
         eprintln!("this is a debug build: the figures say little; use `cargo xtask bench`");
     }
-    let measures: [(&str, Measure); 4] = [
+    let measures: [(&str, Measure); 5] = [
         ("warm invocations", invoke::warm),
         ("cold starts", invoke::cold),
+        ("instance set-up", setup::instance),
         ("inspected keep-alive requests", egress::keep_alive),
         ("durable log appends", appends::durable),
     ];

@@ -38,8 +38,14 @@ pub async fn act(event: &Value) -> Result<Value, Stop> {
     match text(event, "do")? {
         "echo" => Ok(event.clone()),
         "fail" => Err(Stop::Error(text(event, "message")?.to_owned())),
-        // The code of a process is eight bits.
-        "exit" => std::process::exit(i32::from(event["code"].as_u64().unwrap_or(1) as u8)),
+        "exit" => {
+            if event["first"].is_object() {
+                // Whether it worked is what the log tells.
+                let _ = Box::pin(act(&event["first"])).await;
+            }
+            // The code of a process is eight bits.
+            std::process::exit(i32::from(event["code"].as_u64().unwrap_or(1) as u8))
+        }
         "sleep" => {
             tokio::time::sleep(Duration::from_millis(event["ms"].as_u64().unwrap_or(0))).await;
             Ok(json!({"slept": true}))
