@@ -46,7 +46,7 @@ impl Attack {
         let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let attacker = |name: &str| {
             let code = Code::Executable(built("attacker").expect("cargo builds this crate's `attacker`"));
-            Function::new(name, "native", code).set("memory", "\"256MiB\"").timeout("300s")
+            Function::new(name, "native", code).set("memory", "\"128MiB\"").timeout("300s")
         };
         let victim = attacker("victim").env(&[("ATTACK_ROLE", "victim")]);
         let functions = [victim, attacker("attacker").env(&environment), Function::probe("bystander")];

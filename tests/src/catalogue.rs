@@ -132,9 +132,9 @@ pub const TECHNIQUES: &[Technique] = &[
     optional(effect("ia32", "system calls of the 32-bit table (int 0x80)", &["seccomp"])),
     optional(effect("core_dump", "its memory in a file, by crashing", &["limits"])),
     effect("descriptors", "5,000 open files", &["limits"]),
-    effect("tmp_full", "200 MiB in /tmp, with 256 MiB of memory", &["limits"]),
-    effect("fork_bomb", "700 processes", &["limits", "controllers"]),
-    effect("memory_bomb", "400 MiB of memory, with 256 MiB allowed", &["controllers"]),
+    effect("tmp_full", "100 MiB in /tmp, with 128 MiB of memory", &["limits"]),
+    effect("many_tasks", "700 processes or threads", &["limits", "controllers"]),
+    effect("memory_bomb", "200 MiB of memory, with 128 MiB allowed", &["controllers"]),
 ];
 
 /// The number of a technique: its packets go to addresses that end in it.

@@ -118,7 +118,7 @@ fn attempt(name: &str, number: u8, parent: i32) -> Got {
         "core_dump" => resources::core_dump(),
         "descriptors" => resources::descriptors(),
         "tmp_full" => resources::fill_tmp(),
-        "fork_bomb" => resources::fork_bomb(),
+        "many_tasks" => resources::many_tasks(),
         "memory_bomb" => resources::memory_bomb(),
         other => Err(format!("the attacker knows no technique called {other}")),
     }

@@ -46,7 +46,7 @@ pub fn fill_tmp() -> Got {
     let block = vec![1; 1 << 20];
     let mut written = 0;
     let result = loop {
-        if written == 200 {
+        if written == 100 {
             break Ok("written".to_owned());
         }
         match file.write_all(&block) {
@@ -58,40 +58,24 @@ pub fn fill_tmp() -> Got {
     result
 }
 
-pub fn fork_bomb() -> Got {
-    let mut children = Vec::new();
-    let mut refused = None;
-    while children.len() < 700 {
-        // SAFETY: this process has one thread; the child only waits.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: plain integers. It ends with its parent at the latest.
-            unsafe {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                libc::alarm(20);
-                libc::pause();
-                libc::_exit(0)
+/// Threads, which are counted like processes and need little memory: that has a wall of its own.
+pub fn many_tasks() -> Got {
+    for count in 0..700 {
+        let sleeping = std::thread::Builder::new().stack_size(16 << 10).spawn(|| {
+            loop {
+                std::thread::park();
             }
-        }
-        if child < 0 {
-            refused = Some(format!("{} after {}", std::io::Error::last_os_error(), children.len()));
-            break;
-        }
-        children.push(child);
-    }
-    for child in &children {
-        // SAFETY: the children are ours and not reaped yet.
-        unsafe {
-            libc::kill(*child, libc::SIGKILL);
-            libc::waitpid(*child, std::ptr::null_mut(), 0);
+        });
+        if let Err(error) = sleeping {
+            return Err(format!("{error} after {count}"));
         }
     }
-    refused.map_or_else(|| Ok("started".to_owned()), Err)
+    Ok("started".to_owned())
 }
 
 pub fn memory_bomb() -> Got {
     let mut blocks = Vec::new();
-    for _ in 0..400 {
+    for _ in 0..200 {
         // Ones, so that every page is really there.
         blocks.push(vec![1u8; 1 << 20]);
     }
