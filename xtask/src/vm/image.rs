@@ -16,10 +16,10 @@ const PROGRAMS: [&str; 4] = ["dshield", "dshield-unwalled", "probe", "attacker"]
 
 /// What tests and functions call and busybox does not have, or has with fewer options. A test that needs one that this
 /// machine lacks is skipped by its name in the guest.
-const TOOLS: [&str; 31] = [
+const TOOLS: [&str; 32] = [
     "bash", "bpftool", "cat", "chmod", "curl", "dirname", "env", "grep", "head", "ip", "ln", "ls", "mkdir", "mkfifo",
-    "mktemp", "mount", "mv", "nsenter", "openssl", "python3", "rm", "setpriv", "sh", "sleep", "ss", "strace", "tc",
-    "touch", "truncate", "umount", "unshare",
+    "mktemp", "mount", "mv", "nsenter", "openssl", "prlimit", "python3", "rm", "setpriv", "sh", "sleep", "ss",
+    "strace", "tc", "touch", "truncate", "umount", "unshare",
 ];
 
 /// What a hostile function might find in a kernel: a wall is not shown to stand where the module behind it is merely
