@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The objects, by file name.
-pub const OBJECTS: [&str; 2] = ["dshield-cgroup", "dshield-netns"];
+pub const OBJECTS: [&str; 3] = ["dshield-cgroup", "dshield-netns", "dshield-lsm"];
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -70,7 +70,7 @@ pub fn find_linker() -> Option<PathBuf> {
     folders.into_iter().map(|folder| folder.join("bpf-linker")).find(|path| path.is_file())
 }
 
-/// Builds both objects from `workspace` (the repository's root) below `target_dir`; returns their paths.
+/// Builds the objects from `workspace` (the repository's root) below `target_dir`; returns their paths.
 ///
 /// # Errors
 /// The compiler's own output goes to stderr; the error says what was run.

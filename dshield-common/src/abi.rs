@@ -11,6 +11,10 @@ pub const DNS_PORT: u16 = 53;
 pub const AF_INET: u8 = 2;
 /// `AF_INET6`.
 pub const AF_INET6: u8 = 10;
+/// `AF_UNIX`.
+pub const AF_UNIX: u8 = 1;
+/// `AF_NETLINK`.
+pub const AF_NETLINK: u8 = 16;
 
 /// Slots of an instance's `DS_SOCKETS` map, where `ds_sklookup` finds the sockets to steer to.
 pub mod slot {
@@ -89,6 +93,12 @@ pub enum Reason {
     UdpPort = 3,
     /// `ds_egress`: the packet would have left through an interface other than `lo`.
     LeavesLo = 4,
+    /// `ds_lsm_socket`: a family that no function needs.
+    SocketFamily = 5,
+    /// `ds_lsm_bpf`: the system call itself.
+    Bpf = 6,
+    /// `ds_lsm_ptrace`: one process reaches into another.
+    Ptrace = 7,
 }
 
 impl Reason {
@@ -100,6 +110,9 @@ impl Reason {
             2 => Some(Self::NotSealed),
             3 => Some(Self::UdpPort),
             4 => Some(Self::LeavesLo),
+            5 => Some(Self::SocketFamily),
+            6 => Some(Self::Bpf),
+            7 => Some(Self::Ptrace),
             _ => None,
         }
     }
@@ -114,6 +127,9 @@ impl Reason {
             Self::NotSealed => "not_sealed",
             Self::UdpPort => "udp_port",
             Self::LeavesLo => "leaves_lo",
+            Self::SocketFamily => "socket_family",
+            Self::Bpf => "bpf",
+            Self::Ptrace => "ptrace",
         }
     }
 }
@@ -134,6 +150,12 @@ pub enum Hook {
     Sendmsg6 = 5,
     /// `ds_egress`
     Egress = 6,
+    /// `ds_lsm_socket`
+    LsmSocket = 7,
+    /// `ds_lsm_bpf`
+    LsmBpf = 8,
+    /// `ds_lsm_ptrace`
+    LsmPtrace = 9,
 }
 
 impl Hook {
@@ -147,6 +169,9 @@ impl Hook {
             4 => Some("ds_sendmsg4"),
             5 => Some("ds_sendmsg6"),
             6 => Some("ds_egress"),
+            7 => Some("ds_lsm_socket"),
+            8 => Some("ds_lsm_bpf"),
+            9 => Some("ds_lsm_ptrace"),
             _ => None,
         }
     }

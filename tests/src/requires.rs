@@ -69,6 +69,20 @@ pub fn requires_built(name: &str) -> bool {
     have(crate::built(name).is_some(), &format!("{name} is not built; `cargo xtask test` builds it"))
 }
 
+/// True when the agent has its programs at the kernel's security hooks. `DSHIELD_EXPECT_LSM` says that this kernel takes
+/// them, as the machines of `cargo xtask vm` do: then their absence is a failure.
+///
+/// # Panics
+/// They are expected and not there.
+#[must_use]
+pub fn requires_security_hooks(there: bool) -> bool {
+    assert!(
+        there || std::env::var_os("DSHIELD_EXPECT_LSM").is_none(),
+        "the agent has no programs at the security hooks"
+    );
+    have(there, "this kernel takes no programs at its security hooks (`cargo xtask vm` has one that does)")
+}
+
 fn have(found: bool, why_not: &str) -> bool {
     if !found {
         eprintln!("skipped: {why_not}");

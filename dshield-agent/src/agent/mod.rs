@@ -270,7 +270,7 @@ impl Agent {
 fn isolation(kernel: &Kernel) -> Isolation {
     let landlock_abi = if Walls::standing().stands(Wall::Landlock) { landlock::abi() } else { 0 };
     let controllers = kernel.cgroup().controllers().iter().map(|name| (*name).to_owned()).collect();
-    Isolation { landlock_abi, controllers, bpf_lsm: false }
+    Isolation { landlock_abi, controllers, bpf_lsm: kernel.bpf_lsm() }
 }
 
 fn in_force(policy: &Policy) -> PolicyInForce {

@@ -14,7 +14,8 @@ use crate::sandbox::Filter;
 /// SHA-256 (hex) by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Measurements {
-    /// `agent`: the running executable. `ebpf_cgroup`, `ebpf_netns`: the objects given to the kernel.
+    /// `agent`: the running executable. `ebpf_cgroup`, `ebpf_netns`, `ebpf_lsm`: the objects given to the
+    /// kernel; whether it took the last one is not a matter of hashes.
     /// `seccomp`: the instructions of the filters ([`Filter::sha256`]).
     pub sha256: BTreeMap<String, String>,
 }
@@ -28,6 +29,7 @@ impl Measurements {
         let sha256 = [
             ("agent", executable()?),
             ("ebpf_cgroup", sha256_hex(objects::CGROUP)),
+            ("ebpf_lsm", sha256_hex(objects::LSM)),
             ("ebpf_netns", sha256_hex(objects::NETNS)),
             ("seccomp", Filter::sha256(filters)),
         ];

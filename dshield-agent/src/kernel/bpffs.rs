@@ -109,6 +109,17 @@ impl Pins {
     }
 }
 
+/// Removes one pin; not being there is fine.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_pin(path: &Path) -> Result<(), KernelError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(KernelError::Pin { path: path.into(), source }),
+        _ => Ok(()),
+    }
+}
+
 /// What a failed `BPF_OBJ_PIN` means.
 pub(super) fn pin_error(path: &Path) -> impl FnOnce(aya::pin::PinError) -> KernelError {
     let path = path.to_owned();

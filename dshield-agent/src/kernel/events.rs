@@ -129,6 +129,9 @@ fn detail(refusal: &Refusal) -> String {
         Some(Reason::SocketType) => {
             format!("socket {family} type {} protocol {}", refusal.kind, refusal.protocol)
         }
+        Some(Reason::SocketFamily) => format!("socket family {} type {}", refusal.family, refusal.kind),
+        Some(Reason::Bpf) => format!("bpf command {}", refusal.kind),
+        Some(Reason::Ptrace) => "attach to another process".to_owned(),
         Some(Reason::LeavesLo) => format!("{family} packet to an interface other than lo"),
         _ => {
             let transport = if refusal.kind == 1 { "tcp" } else { "udp" };

@@ -20,6 +20,7 @@ use self::bpffs::Pins;
 pub use self::cgroup::{AgentCgroup, Leaf, Limits};
 pub use self::error::KernelError;
 pub use self::events::{Events, KernelEvent, KernelRefusal, process};
+use self::lsm::Lsm;
 pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
 pub use self::rundir::{RunDir, RunningAgent};
 use self::sealed::Sealed;
@@ -33,6 +34,7 @@ pub mod bpffs;
 mod cgroup;
 mod error;
 mod events;
+mod lsm;
 mod netlink;
 mod netns;
 pub mod objects;
@@ -52,6 +54,7 @@ pub struct Kernel {
     /// Kept open beside their pins.
     _links: Vec<PinnedLink>,
     _ebpf: Ebpf,
+    lsm: Option<Lsm>,
     /// Kept, because making one parses the whole kernel's BTF: forty milliseconds of a cold start.
     loader: Mutex<EbpfLoader<'static>>,
     sealed: Sealed,
@@ -86,10 +89,11 @@ impl Kernel {
         });
         match result {
             Ok((pins, loaded)) => {
-                let Loaded { loader, ebpf, links, sealed, watch, askers, events } = loaded;
+                let Loaded { loader, ebpf, links, lsm, sealed, watch, askers, events } = loaded;
                 let (loader, askers) = (Mutex::new(loader), Mutex::new(askers));
                 let watch = Arc::new(watch);
-                Ok((Self { cgroup, pins, _links: links, _ebpf: ebpf, loader, sealed, watch, askers, run_dir }, events))
+                let (_links, _ebpf) = (links, ebpf);
+                Ok((Self { cgroup, pins, _links, _ebpf, lsm, loader, sealed, watch, askers, run_dir }, events))
             }
             Err(error) => {
                 let _ = cgroup.destroy();
@@ -103,6 +107,12 @@ impl Kernel {
     #[must_use]
     pub fn cgroup(&self) -> &AgentCgroup {
         &self.cgroup
+    }
+
+    /// Whether programs stand at the kernel's security hooks: not every kernel takes them.
+    #[must_use]
+    pub fn bpf_lsm(&self) -> bool {
+        self.lsm.is_some()
     }
 
     /// Compares everything in the kernel with what was set up: programs, links and maps, foreign programs beside
@@ -214,6 +224,7 @@ struct Loaded {
     loader: EbpfLoader<'static>,
     ebpf: Ebpf,
     links: Vec<PinnedLink>,
+    lsm: Option<Lsm>,
     sealed: Sealed,
     watch: Watch,
     askers: HashMap<MapData, [u8; 32], [u8; 24]>,
@@ -245,13 +256,15 @@ fn load(cgroup: &AgentCgroup, pins: &Pins) -> Result<Loaded, KernelError> {
         })
         .collect::<Result<_, _>>()?;
     let maps: Vec<_> = ebpf.maps().map(|(name, _)| name.to_owned()).filter(|name| is_pinned(name)).collect();
-    let watch = Watch::take(cgroup, pins, attached(), maps.into_iter())?;
+    let lsm = lsm::attach(&mut loader, &folder, pins)?;
+    let at_hooks = lsm.iter().flat_map(|_| lsm::PROGRAMS).map(|(name, _)| name);
+    let watch = Watch::take(cgroup, pins, attached().chain(at_hooks), maps.into_iter())?;
     let sealed = Sealed::new(take(&mut ebpf, sealed::MAP)?);
     let askers = take(&mut ebpf, "DS_ASKERS")?;
     let ring: RingBuf<MapData> = take(&mut ebpf, "DS_EVENTS")?;
     let lost: PerCpuArray<MapData, u64> = take(&mut ebpf, "DS_LOST")?;
     let events = Events::new(ring, lost)?;
-    Ok(Loaded { loader, ebpf, links, sealed, watch, askers, events })
+    Ok(Loaded { loader, ebpf, links, lsm, sealed, watch, askers, events })
 }
 
 /// bpffs takes no dot, so .rodata stays unpinned; it is frozen and lives with its programs.

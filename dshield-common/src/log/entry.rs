@@ -108,7 +108,7 @@ pub struct Boot {
     pub version: String,
     /// The public key (PEM, SubjectPublicKeyInfo, P-256) that signs every entry of this boot.
     pub key: String,
-    /// SHA-256 (hex) of what runs, by name: `agent`, `ebpf_cgroup`, `ebpf_netns`, `seccomp`.
+    /// SHA-256 (hex) of what runs, by name: `agent`, `ebpf_cgroup`, `ebpf_lsm`, `ebpf_netns`, `seccomp`.
     pub sha256: std::collections::BTreeMap<String, String>,
     /// What this machine adds to the walls that stand everywhere; absent in entries of versions before it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,6 +1,6 @@
 //! What the programs and the agent share while running.
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{HashMap, LruHashMap};
 use dshield_common::abi::{Asker, FlowKey};
 
 /// Network namespaces that are sealed, by cookie. The value is 1. Only the agent writes.
@@ -17,11 +17,3 @@ pub static DS_PENDING: LruHashMap<u64, Asker> = LruHashMap::with_max_entries(4_0
 /// Who opened a TCP connection, by its source; the proxy looks it up after `accept`. LRU as above.
 #[map]
 pub static DS_ASKERS: LruHashMap<FlowKey, Asker> = LruHashMap::with_max_entries(16_384, 0);
-
-/// Refusals ([`dshield_common::abi::Refusal`]) for the log.
-#[map]
-pub static DS_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
-
-/// Refusals that `DS_EVENTS` had no room for: counted, never lost.
-#[map]
-pub static DS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);

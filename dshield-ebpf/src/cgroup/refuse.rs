@@ -1,8 +1,16 @@
-//! Reports a refusal to the agent.
+//! Reports a refusal to the agent. Part of two objects, whose maps of these names the agent makes one.
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use dshield_common::abi::{Asker, Refusal};
 
-use crate::maps::{DS_EVENTS, DS_LOST};
+/// Refusals ([`dshield_common::abi::Refusal`]) for the log.
+#[map]
+pub static DS_EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Refusals that `DS_EVENTS` had no room for: counted, never lost.
+#[map]
+pub static DS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Who is running now. Only for hooks that run in the caller's context.
 #[inline(always)]
