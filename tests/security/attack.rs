@@ -71,7 +71,7 @@ impl Attack {
         let ended = wait::within(ATTACK, || attack.is_finished().then_some(()));
         assert!(ended.is_some(), "{program:?}: the attacker did not end:\n{}", agent.stderr());
         // Where memory is bounded, one of these may end the instance before it can say anything.
-        let bounded = |technique: &&Technique| ["tmp_full", "fork_bomb", "memory_bomb"].contains(&technique.name);
+        let bounded = |technique: &&Technique| ["tmp_full", "many_tasks", "memory_bomb"].contains(&technique.name);
         let _ = world.on(|| agent.log_with("the attacker's end", ended_in));
         let said = wait::until("everything that the attacker says", || {
             let said = report(&agent.stderr());
