@@ -72,10 +72,11 @@ impl Attack {
         assert!(ended.is_some(), "{program:?}: the attacker did not end:\n{}", agent.stderr());
         // Where memory is bounded, one of these may end the instance before it can say anything.
         let bounded = |technique: &&Technique| ["tmp_full", "many_tasks", "memory_bomb"].contains(&technique.name);
-        let _ = world.on(|| agent.log_with("the attacker's end", ended_in));
+        let log = world.on(|| agent.log_with("the attacker's end", |log| end(log).is_some()));
+        let killed = end(&log).is_some_and(|reason| reason.starts_with("signal"));
         let said = wait::until("everything that the attacker says", || {
             let said = report(&agent.stderr());
-            let mut sure = TECHNIQUES.iter().filter(|technique| !bounded(technique));
+            let mut sure = TECHNIQUES.iter().filter(|technique| !(killed && bounded(technique)));
             sure.all(|technique| said.contains_key(technique.name)).then_some(said)
         });
         let arrived = world.arrived();
@@ -96,10 +97,12 @@ impl Attack {
     }
 }
 
-/// Whether the attacker's instance has ended: nothing that it says comes after.
-fn ended_in(log: &Log) -> bool {
-    let ends = |event: &Event| matches!(event, Event::Function(life) if life.phase == Phase::End);
-    log.events().any(|(function, event)| function == Some("attacker") && ends(event))
+/// How the attacker's instance has ended.
+fn end(log: &Log) -> Option<String> {
+    log.events().find_map(|(function, event)| match event {
+        Event::Function(life) if function == Some("attacker") && life.phase == Phase::End => life.reason.clone(),
+        _ => None,
+    })
 }
 
 /// `… function: attack NAME did|not DETAIL function="attacker" …` by name.

@@ -80,7 +80,7 @@ pub const TECHNIQUES: &[Technique] = &[
     optional(effect("io_uring_vsock", "AF_VSOCK by io_uring, which no seccomp filter sees", &["seccomp"])),
     optional(effect("af_alg", "the kernel's crypto sockets", &["seccomp"])),
     optional(effect("af_xdp", "AF_XDP", &["seccomp", "privileges"])),
-    effect("sock_diag", "seeing the machine's sockets (NETLINK_SOCK_DIAG)", &["netns", "seccomp"]),
+    optional(effect("sock_diag", "seeing the machine's sockets (NETLINK_SOCK_DIAG)", &["netns", "seccomp"])),
     effect("new_address", "changing addresses and routes (NETLINK_ROUTE)", &["privileges"]),
     packet("setns", "entering another network namespace", &["connect", "egress", "seccomp", "privileges", "processes"]),
     packet("cgroup_move", "leaving the cgroup, then connect", &["netns", "privileges", "files", "landlock"]),

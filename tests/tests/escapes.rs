@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, cgroup2};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed_but;
+use dshield_tests::script::{self, run, run_with};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
 use serde_json::json;
@@ -184,4 +185,106 @@ fn a_function_that_prints_into_a_full_pipe_holds_up_nobody() {
     }
     assert_eq!(agent.stop(), Some(0), "it still stops and cleans up");
     assert_eq!(agent.leftovers().found(), Vec::<String>::new());
+}
+
+/// `/usr` is the machine's: a function that watched it saw by name every program that anybody on the machine
+/// started, and two functions could tell each other something by opening files.
+#[test]
+fn a_function_cannot_watch_which_files_others_open() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+import ctypes, fcntl
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *arguments):
+    return errno.errorcode[ctypes.get_errno()] if function(*arguments) < 0 else 'allowed'
+folder = os.open('/usr/bin', os.O_RDONLY)
+answer = {
+    'inotify_init1': call(libc.inotify_init1, 0),
+    'inotify_add_watch': call(libc.inotify_add_watch, 0, b'/usr/bin', 0x20),
+    # DN_ACCESS: a signal, the predecessor of inotify.
+    'F_NOTIFY': failure(fcntl.fcntl, folder, fcntl.F_NOTIFY, 1),
+    'F_GETFL': failure(fcntl.fcntl, folder, fcntl.F_GETFL),
+}";
+    let expected = json!({
+        "inotify_init1": "EPERM", "inotify_add_watch": "EPERM", "F_NOTIFY": "EPERM", "F_GETFL": null,
+    });
+    assert_eq!(run(&agent, "f", code), expected);
+}
+
+/// Descriptor 0 was the machine's own `/dev/null`, with the machine's mount: any function could set its times, which
+/// every other one reads.
+#[test]
+fn standard_input_carries_no_message_between_functions() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+import stat
+answer = [failure(os.utime, 0), os.readlink('/proc/self/fd/0'), stat.S_ISCHR(os.fstat(0).st_mode), os.read(0, 1) == b'']";
+    assert_eq!(run(&agent, "f", code), json!(["EROFS", "/dev/null", true, true]));
+}
+
+/// Connections that say nothing, on a port that needs no rule.
+const HOLDER: &str = "
+def one():
+    stream = socket.socket()
+    stream.setblocking(False)
+    stream.connect_ex(('1.2.3.4', 53))
+    return stream
+held, end = [one() for _ in range(900)], time.time() + 8
+while time.time() < end:
+    for index, stream in enumerate(held):
+        # The agent closes one that is silent for long.
+        if failure(stream.recv, 1) != 'EAGAIN':
+            held[index] = one()
+    time.sleep(0.05)
+answer = 'held'";
+
+/// The instances of one function took all of the agent's descriptors: the API accepted nobody, no function could start.
+#[test]
+fn a_function_that_opens_connections_leaves_descriptors_to_the_others() {
+    if !require_root() || !requires("python3") || !requires("prlimit") {
+        return;
+    }
+    let greedy = script::function("greedy").concurrency(12).timeout("60s");
+    let project = Project::new().with(&greedy).with(&Function::probe("native"));
+    let wrapper = ["prlimit", "--nofile=4096:4096"].map(str::to_owned).to_vec();
+    let launch = Launch { wrapper, ..Launch::default() };
+    let agent = Agent::launch(&project, launch).unwrap_or_else(|error| panic!("{error}"));
+    let holding: Vec<_> = (0..12).map(|_| agent.invoke_aside("greedy", &json!({"code": HOLDER}))).collect();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("it runs").count();
+    wait::until("what they hold", || (descriptors() > 700).then_some(()));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(agent.get("/readyz").status, 200);
+        assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
+    }
+    assert!(descriptors() < 4000, "{} descriptors", descriptors());
+    drop(holding);
+}
+
+/// One function that printed without a pause took the processors from all others: their invocations took seconds. It
+/// wrote forty megabytes a second into the operator's journal.
+#[test]
+fn a_function_that_prints_without_a_pause_is_held_up_itself() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+os.set_blocking(1, False)
+printed, end = 0, time.time() + event['seconds']
+while time.time() < end:
+    try:
+        printed += os.write(1, b'\\n' * 4096)
+    except BlockingIOError:
+        time.sleep(0.01)
+answer = printed";
+    let printed = run_with(&agent, "f", code, json!({"seconds": 3})).as_u64().expect("a number");
+    // The burst, three seconds, and what fits into the pipe.
+    assert!((10_000..=10_000 + 4_000 + 70_000).contains(&printed), "{printed} lines");
 }
