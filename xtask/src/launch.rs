@@ -1,5 +1,5 @@
-//! `cargo xtask demo`, `bench` and `walls`: arguments flow in, a built program runs in our place, and its exit code
-//! flows out.
+//! `cargo xtask demo` and `cargo xtask bench`: arguments flow in, a built program runs in our place, and its
+//! exit code flows out.
 use crate::{
     cargo, setup,
     shell::{self, Error},
@@ -16,18 +16,6 @@ pub fn demo(arguments: &[&str]) -> Result<u8, Error> {
 pub fn bench(arguments: &[&str]) -> Result<u8, Error> {
     setup::run()?;
     program(&["--release"], "release", "bench", arguments)
-}
-
-/// Sets up, builds, attacks, and writes what each wall held alone into the docs.
-pub fn walls() -> Result<u8, Error> {
-    setup::run()?;
-    shell::run(cargo::cargo().args(cargo::EVERYTHING))?;
-    shell::run(cargo::cargo().args(cargo::UNWALLED))?;
-    let page = cargo::workspace().join("docs/explanation/walls.md");
-    let test = ["test", "--workspace", "--test", "security", "each_wall_holds_alone", "--", "--nocapture"];
-    shell::run(cargo::cargo().args(test).env("DSHIELD_WALLS_PAGE", &page))?;
-    eprintln!("wrote {}", page.display());
-    Ok(0)
 }
 
 fn program(options: &[&str], profile: &str, name: &str, arguments: &[&str]) -> Result<u8, Error> {

@@ -32,7 +32,7 @@ usage: cargo xtask <task>
                    run the tests on Debian's kernels in emulated machines (test does this too, where it can);
                    a test is the name of a test file or part of a test's name
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
-  walls            attack an instance with each wall alone, and write docs/explanation/walls.md
+  walls            attack an instance with each wall alone, in a guest, and write docs/explanation/walls.md
   reproduce        build the kernel objects in two more folders and compare (test does this too)
   measure [--json] SHA-256 of kernel objects, seccomp filters and agent
 
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         ["reproduce"] => reproduce::run().map(|()| 0),
         ["demo", rest @ ..] => launch::demo(rest),
         ["bench", rest @ ..] => launch::bench(rest),
-        ["walls"] => launch::walls(),
+        ["walls"] => vm::walls(),
         ["measure"] => measure::run(false).map(|()| 0),
         ["measure", "--json"] => measure::run(true).map(|()| 0),
         ["help" | "--help" | "-h"] => {

@@ -24,6 +24,8 @@ const DEATHS: [&str; 4] = ["Kernel panic", "Oops:", "kernel BUG at", "soft locku
 pub struct Report {
     /// `test: why`, for each check that was skipped.
     pub skipped: Vec<String>,
+    /// The page of documentation that its tests wrote.
+    pub page: Vec<String>,
     /// Why it failed; empty when it passed.
     pub failures: Vec<String>,
     /// The verdict's line was seen.
@@ -77,6 +79,8 @@ impl Report {
     fn hear(&mut self, line: &str) {
         if let Some(skipped) = line.strip_prefix("vm: skipped: ") {
             self.skipped.push(skipped.to_owned());
+        } else if let Some(line) = line.strip_prefix("vm: page:") {
+            self.page.push(line.strip_prefix(' ').unwrap_or(line).to_owned());
         } else if let Some(count) = line.strip_prefix("vm: fail ") {
             self.ended = true;
             if self.failures.is_empty() {

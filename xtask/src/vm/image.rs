@@ -24,7 +24,7 @@ const TOOLS: [&str; 32] = [
 
 /// What a hostile function might find in a kernel: a wall is not shown to stand where the module behind it is merely
 /// not loaded. Not the tunnels gre, ipip and sit, which put an interface into every new network namespace.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
     "af_packet",
     "algif_hash",
     "algif_skcipher",
@@ -33,6 +33,7 @@ const MODULES: [&str; 12] = [
     "l2tp_ip",
     "macvlan",
     "sctp",
+    "tcp_diag",
     "tipc",
     "tun",
     "veth",

@@ -56,6 +56,20 @@ pub fn step(skips: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Attacks an instance with each wall alone on the newest kernel, which has every wall, and writes what each held.
+pub fn walls() -> Result<u8, Error> {
+    if let Some(missing) = missing() {
+        return Err(Error::Unfit(missing));
+    }
+    let tests = suite::build(&["security", "each_wall_holds_alone"])?;
+    let line = LINES[LINES.len() - 1];
+    let report = boot_with(line, &Kernel::get(line)?, &tests)?;
+    let page = cargo::workspace().join("docs/explanation/walls.md");
+    fs::write(&page, report.page.join("\n") + "\n").map_err(Error::file(&page))?;
+    eprintln!("wrote {}", page.display());
+    Ok(0)
+}
+
 fn parse<'a>(arguments: &[&'a str]) -> Option<Task<'a>> {
     let mut task = Task { lines: Vec::new(), filters: Vec::new() };
     let mut words = arguments.iter();
@@ -87,13 +101,18 @@ fn missing() -> Option<String> {
 
 /// Runs the tests on one kernel; returns what they skipped, or fails with what failed.
 fn on(line: Line, kernel: Kernel, tests: &[suite::Test]) -> Result<Vec<String>, Error> {
+    let report = boot_with(line, &kernel, tests)?;
+    Ok(report.skipped.iter().map(|skip| format!("vm {}: {skip}", line.name)).collect())
+}
+
+fn boot_with(line: Line, kernel: &Kernel, tests: &[suite::Test]) -> Result<boot::Report, Error> {
     let name = line.name;
     let folder = cargo::target()?.join("vm");
     let (initramfs, log) = (folder.join(format!("{name}.cpio")), folder.join(format!("{name}.log")));
-    image::write(&kernel, tests, &folder.join("stripped"), &initramfs)?;
+    image::write(kernel, tests, &folder.join("stripped"), &initramfs)?;
     let report = boot::boot(&kernel.image, &initramfs, &log)?;
     if report.failures.is_empty() {
-        Ok(report.skipped.iter().map(|skip| format!("vm {name}: {skip}")).collect())
+        Ok(report)
     } else {
         Err(Error::Unfit(format!("Linux {name}: {} (see {})", report.failures.join(", "), log.display())))
     }
