@@ -9,6 +9,7 @@ use std::time::Duration;
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, cgroup2};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed_but;
+use dshield_tests::script::{self, run};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
 use serde_json::json;
@@ -184,4 +185,18 @@ fn a_function_that_prints_into_a_full_pipe_holds_up_nobody() {
     }
     assert_eq!(agent.stop(), Some(0), "it still stops and cleans up");
     assert_eq!(agent.leftovers().found(), Vec::<String>::new());
+}
+
+/// Descriptor 0 was the machine's own `/dev/null`, with the machine's mount: any function could set its times, which
+/// every other one reads.
+#[test]
+fn standard_input_carries_no_message_between_functions() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+import stat
+answer = [failure(os.utime, 0), os.readlink('/proc/self/fd/0'), stat.S_ISCHR(os.fstat(0).st_mode), os.read(0, 1) == b'']";
+    assert_eq!(run(&agent, "f", code), json!(["EROFS", "/dev/null", true, true]));
 }

@@ -9,7 +9,7 @@ use std::os::fd::FromRawFd;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{chdir, execve, sethostname, setsid};
+use nix::unistd::{chdir, dup2_stdin, execve, sethostname, setsid};
 
 use super::spawn::{SPEC_FD, STATUS_FD};
 use super::step::{StepError, step};
@@ -40,6 +40,7 @@ fn become_function(mut spec: File, status: &File) -> Result<(), StepError> {
     // Here, not in clone3: the namespace's root is the cgroup that the caller is in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(step("unshare the cgroup namespace"))?;
     rootfs::enter(&spec)?;
+    own_stdin()?;
     sethostname(&spec.hostname).map_err(step("set the host name"))?;
     setsid().map_err(step("setsid"))?;
     chdir("/var/task").map_err(step("enter /var/task"))?;
@@ -50,6 +51,13 @@ fn become_function(mut spec: File, status: &File) -> Result<(), StepError> {
     let program = argv.first().ok_or_else(|| step("argv")(io::Error::other("no command")))?;
     let Err(errno) = execve(program, &argv, &env);
     Err(step(format!("execute {}", program.to_string_lossy()))(errno))
+}
+
+/// Standard input from the instance's own `/dev/null`: on the agent's, which is not mounted read-only, a function could
+/// set the times that every other function sees.
+fn own_stdin() -> Result<(), StepError> {
+    let null = File::open("/dev/null").map_err(step("open /dev/null"))?;
+    dup2_stdin(null).map_err(step("set standard input"))
 }
 
 fn c_strings(strings: impl Iterator<Item = String>) -> Result<Vec<CString>, StepError> {
