@@ -187,6 +187,33 @@ fn a_function_that_prints_into_a_full_pipe_holds_up_nobody() {
     assert_eq!(agent.leftovers().found(), Vec::<String>::new());
 }
 
+/// `/usr` is the machine's: a function that watched it saw by name every program that anybody on the machine
+/// started, and two functions could tell each other something by opening files.
+#[test]
+fn a_function_cannot_watch_which_files_others_open() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+import ctypes, fcntl
+libc = ctypes.CDLL(None, use_errno=True)
+def call(function, *arguments):
+    return errno.errorcode[ctypes.get_errno()] if function(*arguments) < 0 else 'allowed'
+folder = os.open('/usr/bin', os.O_RDONLY)
+answer = {
+    'inotify_init1': call(libc.inotify_init1, 0),
+    'inotify_add_watch': call(libc.inotify_add_watch, 0, b'/usr/bin', 0x20),
+    # DN_ACCESS: a signal, the predecessor of inotify.
+    'F_NOTIFY': failure(fcntl.fcntl, folder, fcntl.F_NOTIFY, 1),
+    'F_GETFL': failure(fcntl.fcntl, folder, fcntl.F_GETFL),
+}";
+    let expected = json!({
+        "inotify_init1": "EPERM", "inotify_add_watch": "EPERM", "F_NOTIFY": "EPERM", "F_GETFL": null,
+    });
+    assert_eq!(run(&agent, "f", code), expected);
+}
+
 /// Descriptor 0 was the machine's own `/dev/null`, with the machine's mount: any function could set its times, which
 /// every other one reads.
 #[test]
