@@ -6,7 +6,7 @@
 //! in the end, so that their silence before means something.
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::ground::Ground;
 use super::launch::uids;
 use crate::kernel::{Events, Kernel, KernelError, Limits};
+use crate::runtime::request_id;
 use crate::sandbox::{Attempt, Filter, Probe, SandboxError, Spawner, Spec};
 use crate::walls::Walls;
 
@@ -123,7 +124,7 @@ impl SelfTest {
             Attempt::Root,
             Attempt::UserNamespace,
         ]);
-        let probe = Probe { attempts };
+        let probe = Probe { secret: request_id(), attempts };
         let spec = folder.spec(uid.number(), filters);
         let answers = ground
             .leaf
@@ -134,7 +135,8 @@ impl SelfTest {
         let answers = answers?;
         removed?;
         events.forget().map_err(io_error("read the kernel's refusals"))?;
-        let arrived = outside.iter().map(Outside::arrivals).collect::<Result<Vec<_>, _>>()?.concat();
+        let arrived = outside.iter().map(|outside| outside.arrivals(&probe.secret));
+        let arrived = arrived.collect::<Result<Vec<_>, _>>()?.concat();
         let verdicts = probe.attempts.iter().zip(answers);
         let verdicts = verdicts.map(|(attempt, answer)| judge(attempt, answer, &arrived)).collect();
         Ok(Self { verdicts, took: begun.elapsed() })
@@ -193,41 +195,62 @@ impl Outside {
         [Attempt::Tcp(self.tcp_at), Attempt::Udp(self.udp_at)]
     }
 
-    /// Whatever arrived here that the agent did not send itself. What the agent sends now queues up behind it, so
-    /// nothing is on its way any more when that is there.
-    fn arrivals(&self) -> Result<Vec<Arrival>, SelfTestError> {
+    /// Whatever arrived here with the secret: others on this machine, and those who scan its ports, cannot make it look
+    /// unfit. What the agent sends now queues up behind it, so nothing is on its way any more when that is there.
+    fn arrivals(&self, secret: &str) -> Result<Vec<Arrival>, SelfTestError> {
         let (tcp, udp) = (self.tcp_at, self.udp_at);
         let control = |address| move |cause| SelfTestError::Control { address, cause };
-        let over_tcp = self.tcp_arrivals().map_err(control(tcp))?.into_iter().map(|from| (Attempt::Tcp(tcp), from));
-        let over_udp = self.udp_arrivals().map_err(control(udp))?.into_iter().map(|from| (Attempt::Udp(udp), from));
+        let over_tcp =
+            self.tcp_arrivals(secret).map_err(control(tcp))?.into_iter().map(|from| (Attempt::Tcp(tcp), from));
+        let over_udp =
+            self.udp_arrivals(secret).map_err(control(udp))?.into_iter().map(|from| (Attempt::Udp(udp), from));
         Ok(over_tcp.chain(over_udp).map(|(attempt, from)| Arrival { attempt, from }).collect())
     }
 
-    /// Any connection counts, whoever made it and whatever it says.
-    fn tcp_arrivals(&self) -> io::Result<Vec<SocketAddr>> {
+    /// The process that made such a connection wrote at once, and has ended: there is nothing to wait for.
+    fn tcp_arrivals(&self, secret: &str) -> io::Result<Vec<SocketAddr>> {
         let own = TcpStream::connect_timeout(&self.tcp_at, CONTROL)?;
-        until(own.local_addr()?, &self.tcp, || Ok(self.tcp.accept()?.1))
+        until(own.local_addr()?, &self.tcp, || {
+            let (mut stream, from) = self.tcp.accept()?;
+            stream.set_nonblocking(true)?;
+            let mut said = [0; 64];
+            let length = stream.read(&mut said).unwrap_or(0);
+            Ok((from, said[..length] == *secret.as_bytes()))
+        })
     }
 
-    fn udp_arrivals(&self) -> io::Result<Vec<SocketAddr>> {
+    fn udp_arrivals(&self, secret: &str) -> io::Result<Vec<SocketAddr>> {
         let own = UdpSocket::bind((self.udp_at.ip(), 0))?;
-        own.send_to(b"from the agent itself", self.udp_at)?;
-        until(own.local_addr()?, &self.udp, || Ok(self.udp.recv_from(&mut [0; 64])?.1))
+        let send = || own.send_to(b"from the agent itself", self.udp_at);
+        send()?;
+        until(own.local_addr()?, &self.udp, || {
+            let mut said = [0; 64];
+            let (length, from) = self.udp.recv_from(&mut said)?;
+            let escaped = said[..length] == *secret.as_bytes();
+            if !escaped {
+                // Among many others' the first one may have found the queue full.
+                send()?;
+            }
+            Ok((from, escaped))
+        })
     }
 }
 
-/// Where everything comes from that arrives at `socket` before what comes from `own`.
+/// Where everything with the secret comes from that arrives at `socket` before what comes from `own`.
 fn until(
     own: SocketAddr,
     socket: &impl AsFd,
-    next: impl Fn() -> io::Result<SocketAddr>,
+    next: impl Fn() -> io::Result<(SocketAddr, bool)>,
 ) -> io::Result<Vec<SocketAddr>> {
     let deadline = Instant::now() + CONTROL;
-    let mut others = Vec::new();
+    let mut ours = Vec::new();
     loop {
         match next() {
-            Ok(from) if from == own => return Ok(others),
-            Ok(from) => others.push(from),
+            Ok((from, _)) if from == own => return Ok(ours),
+            Ok((from, true)) => ours.push(from),
+            // Others' may go on for ever.
+            Ok(_) if Instant::now() > deadline => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(socket, deadline)?,
             Err(error) => return Err(error),
         }
@@ -310,22 +333,41 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> SelfTestError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn what_arrives_counts_whatever_the_kernel_said_inside() {
         let outside = Outside::open(Ipv4Addr::LOCALHOST.into()).unwrap();
-        assert!(outside.arrivals().unwrap().is_empty(), "the agent's own are not arrivals");
+        assert!(outside.arrivals("secret").unwrap().is_empty(), "the agent's own are not arrivals");
 
-        let stray = TcpStream::connect(outside.tcp_at).unwrap();
-        let arrived = outside.arrivals().unwrap();
+        let mut escaped = TcpStream::connect(outside.tcp_at).unwrap();
+        escaped.write_all(b"secret").unwrap();
+        let arrived = outside.arrivals("secret").unwrap();
         assert_eq!(arrived.len(), 1);
-        assert_eq!(arrived[0].from, stray.local_addr().unwrap());
+        assert_eq!(arrived[0].from, escaped.local_addr().unwrap());
         let [tcp, udp] = outside.attempts();
         for answer in [0, libc::EPERM] {
             assert!(!judge(&tcp, answer, &arrived).held);
             assert!(judge(&udp, answer, &arrived).held);
         }
+        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().send_to(b"secret", outside.udp_at).unwrap();
+        assert!(!judge(&udp, libc::EPERM, &outside.arrivals("secret").unwrap()).held);
+    }
+
+    /// Any user of the machine saw in `/proc/net` where the agent listened, sent something there, and the agent
+    /// refused to serve.
+    #[test]
+    fn what_strangers_send_does_not_make_a_machine_unfit() {
+        let outside = Outside::open(Ipv4Addr::LOCALHOST.into()).unwrap();
+        let stranger = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut silent_and_not = [(); 2].map(|()| TcpStream::connect(outside.tcp_at).unwrap());
+        silent_and_not[0].write_all(b"guess").unwrap();
+        for guess in [&b"guess"[..], b"", b"secret and more"] {
+            stranger.send_to(guess, outside.udp_at).unwrap();
+        }
+        assert!(outside.arrivals("secret").unwrap().is_empty());
     }
 
     #[test]
@@ -349,6 +391,6 @@ mod tests {
         let outside = Outside::open(Ipv4Addr::LOCALHOST.into()).unwrap();
         let elsewhere = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let deaf = Outside { udp_at: elsewhere.local_addr().unwrap(), ..outside };
-        assert!(matches!(deaf.arrivals(), Err(SelfTestError::Control { .. })));
+        assert!(matches!(deaf.arrivals("secret"), Err(SelfTestError::Control { .. })));
     }
 }

@@ -21,9 +21,6 @@ use serde::{Deserialize, Serialize};
 /// Within one machine a connection takes microseconds; so long only where packets are dropped on the way.
 const CONNECT: Duration = Duration::from_millis(500);
 
-/// What tries to leave.
-const SECRET: &[u8] = b"from a throw-away instance of dshield";
-
 /// Something that an instance must not be able to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -57,6 +54,8 @@ pub enum Attempt {
 /// What to try.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Probe {
+    /// What tries to leave: nobody else can send it.
+    pub secret: String,
     /// In this order; what changes the process itself belongs last.
     pub attempts: Vec<Attempt>,
 }
@@ -81,13 +80,13 @@ impl Attempt {
         }
     }
 
-    fn run(&self) -> io::Result<()> {
+    fn run(&self, secret: &[u8]) -> io::Result<()> {
         match self {
-            Self::Tcp(to) => TcpStream::connect_timeout(to, CONNECT)?.write_all(SECRET),
+            Self::Tcp(to) => TcpStream::connect_timeout(to, CONNECT)?.write_all(secret),
             Self::Udp(to) => {
                 let any: SocketAddr =
                     if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-                UdpSocket::bind(any)?.send_to(SECRET, to).map(drop)
+                UdpSocket::bind(any)?.send_to(secret, to).map(drop)
             }
             // SOCK_DGRAM: the kernel writes the frame's header.
             Self::Packet => open_socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0),
@@ -128,7 +127,7 @@ impl Probe {
     /// kills the process is then the one whose line is missing.
     pub(super) fn run(&self, mut report: impl Write) -> io::Result<()> {
         self.attempts.iter().try_for_each(|attempt| {
-            let answer = match attempt.run() {
+            let answer = match attempt.run(self.secret.as_bytes()) {
                 Ok(()) => 0,
                 Err(error) => errno(&error),
             };
@@ -193,7 +192,7 @@ mod tests {
 
     #[test]
     fn answers_that_end_early_name_the_attempt() {
-        let probe = Probe { attempts: vec![Attempt::Packet, Attempt::Mount] };
+        let probe = Probe { secret: String::new(), attempts: vec![Attempt::Packet, Attempt::Mount] };
         assert_eq!(probe.parse("1\n0\n"), Ok(vec![1, 0]));
         assert_eq!(probe.parse("1\n"), Err(&Attempt::Mount));
         assert_eq!(probe.parse("bind /usr: No such file"), Err(&Attempt::Packet));
@@ -216,12 +215,12 @@ mod tests {
             Attempt::Bpf,
             Attempt::Open("/proc/self/status".into()),
         ];
-        let probe = Probe { attempts };
+        let probe = Probe { secret: "a secret".to_owned(), attempts };
         let mut report = Vec::new();
         probe.run(&mut report).unwrap();
         assert_eq!(String::from_utf8(report).unwrap(), "0\n".repeat(probe.attempts.len()));
         let mut buffer = [0; 64];
         let length = datagrams.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..length], SECRET);
+        assert_eq!(&buffer[..length], b"a secret");
     }
 }
