@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, cgroup2};
 use dshield_tests::requires::{require_root, requires};
@@ -226,4 +226,43 @@ fn standard_input_carries_no_message_between_functions() {
 import stat
 answer = [failure(os.utime, 0), os.readlink('/proc/self/fd/0'), stat.S_ISCHR(os.fstat(0).st_mode), os.read(0, 1) == b'']";
     assert_eq!(run(&agent, "f", code), json!(["EROFS", "/dev/null", true, true]));
+}
+
+/// Connections that say nothing, on a port that needs no rule.
+const HOLDER: &str = "
+def one():
+    stream = socket.socket()
+    stream.setblocking(False)
+    stream.connect_ex(('1.2.3.4', 53))
+    return stream
+held, end = [one() for _ in range(900)], time.time() + 8
+while time.time() < end:
+    for index, stream in enumerate(held):
+        # The agent closes one that is silent for long.
+        if failure(stream.recv, 1) != 'EAGAIN':
+            held[index] = one()
+    time.sleep(0.05)
+answer = 'held'";
+
+/// The instances of one function took all of the agent's descriptors: the API accepted nobody, no function could start.
+#[test]
+fn a_function_that_opens_connections_leaves_descriptors_to_the_others() {
+    if !require_root() || !requires("python3") || !requires("prlimit") {
+        return;
+    }
+    let greedy = script::function("greedy").concurrency(12).timeout("60s");
+    let project = Project::new().with(&greedy).with(&Function::probe("native"));
+    let wrapper = ["prlimit", "--nofile=4096:4096"].map(str::to_owned).to_vec();
+    let launch = Launch { wrapper, ..Launch::default() };
+    let agent = Agent::launch(&project, launch).unwrap_or_else(|error| panic!("{error}"));
+    let holding: Vec<_> = (0..12).map(|_| agent.invoke_aside("greedy", &json!({"code": HOLDER}))).collect();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("it runs").count();
+    wait::until("what they hold", || (descriptors() > 700).then_some(()));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(agent.get("/readyz").status, 200);
+        assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
+    }
+    assert!(descriptors() < 4000, "{} descriptors", descriptors());
+    drop(holding);
 }

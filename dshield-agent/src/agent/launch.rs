@@ -62,10 +62,15 @@ impl Launch {
         &self.stock
     }
 
-    /// The launcher of one function.
-    pub(super) fn launcher(self: &Arc<Self>, policy: Arc<FunctionPolicy>, log_level: LogLevel) -> Launcher {
+    /// The launcher of one function, each of whose instances may have so many connections at a time.
+    pub(super) fn launcher(
+        self: &Arc<Self>,
+        policy: Arc<FunctionPolicy>,
+        log_level: LogLevel,
+        connections: usize,
+    ) -> Launcher {
         let this = self.clone();
-        let egress = this.proxy.function(policy, log_level);
+        let egress = this.proxy.function(policy, log_level, connections);
         Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
             Box::pin(async move { this.launch(&function, egress).await })

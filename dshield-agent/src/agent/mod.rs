@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use dshield_common::log::entry::{Event, Isolation, PolicyInForce, Record};
 use dshield_common::policy::Policy;
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -23,7 +24,7 @@ use crate::attest::Measurements;
 use crate::config::{self, ConfigError, LoadedConfig};
 use crate::kernel::{Kernel, KernelError, process};
 use crate::log::{BootFacts, Log, LogError, Storage};
-use crate::proxy::{CaError, InspectionCa, Proxy};
+use crate::proxy::{self, CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
 use crate::walls::{Wall, Walls};
@@ -230,11 +231,12 @@ impl Agent {
         }
         self.watchdog.look_now().await.map_err(StartError::Gate)?;
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
+        let connections = connections_each(config);
         let functions: BTreeMap<_, _> = config
             .functions
             .iter()
             .map(|function| {
-                let launcher = self.launch.launcher(function.policy.clone(), policy.log_level);
+                let launcher = self.launch.launcher(function.policy.clone(), policy.log_level, connections);
                 let pool = Pool::new(function.clone(), launcher, self.log.clone());
                 (function.spec.name.to_string(), Arc::new(pool))
             })
@@ -271,6 +273,18 @@ fn isolation(kernel: &Kernel) -> Isolation {
     let landlock_abi = if Walls::standing().stands(Wall::Landlock) { landlock::abi() } else { 0 };
     let controllers = kernel.cgroup().controllers().iter().map(|name| (*name).to_owned()).collect();
     Isolation { landlock_abi, controllers, bpf_lsm: kernel.bpf_lsm() }
+}
+
+/// How many connections each instance may have at a time; says so when that is few.
+fn connections_each(config: &LoadedConfig) -> usize {
+    let instances: u64 = config.functions.iter().map(|function| u64::from(function.spec.concurrency.max(1))).sum();
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    proxy::fair_share(descriptors, instances).unwrap_or_else(|share| {
+        tracing::warn!(
+            "{descriptors} descriptors are few for {instances} instances, each with up to {share} connections: raise the limit (LimitNOFILE), or lower `concurrency`"
+        );
+        share
+    })
 }
 
 fn in_force(policy: &Policy) -> PolicyInForce {

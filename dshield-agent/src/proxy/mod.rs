@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dshield_common::log::entry::Process;
 use dshield_common::policy::{FunctionPolicy, LogLevel};
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use self::ca::{CaError, InspectionCa};
@@ -61,6 +62,8 @@ pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
     log_level: LogLevel,
     upstream: Upstream,
+    /// Of each instance.
+    connections: usize,
 }
 
 /// What the connections of one instance share.
@@ -74,6 +77,8 @@ struct Context {
     ca: Arc<InspectionCa>,
     who_asked: WhoAsked,
     connections: Arc<AtomicU64>,
+    /// Places for connections that the instance may still make.
+    free: Arc<Semaphore>,
 }
 
 /// Serving one instance; dropping it closes every socket and connection of the instance.
@@ -98,11 +103,16 @@ impl Proxy {
         Self { log, ca, resolver, who_asked, connections: Arc::default() }
     }
 
-    /// Prepares a function.
+    /// Prepares a function, each of whose instances may have so many connections at a time.
     #[must_use]
-    pub fn function(&self, policy: Arc<FunctionPolicy>, log_level: LogLevel) -> Arc<FunctionEgress> {
+    pub fn function(
+        &self,
+        policy: Arc<FunctionPolicy>,
+        log_level: LogLevel,
+        connections: usize,
+    ) -> Arc<FunctionEgress> {
         let upstream = Upstream::new(self.resolver.clone());
-        Arc::new(FunctionEgress { policy, log_level, upstream })
+        Arc::new(FunctionEgress { policy, log_level, upstream, connections })
     }
 
     /// Serves the proxy and DNS sockets of one instance.
@@ -117,6 +127,7 @@ impl Proxy {
         sockets: ServedSockets,
     ) -> Serving {
         let log_level = egress.log_level;
+        let free = Arc::new(Semaphore::new(egress.connections));
         let context = Arc::new(Context {
             instance,
             egress,
@@ -127,6 +138,7 @@ impl Proxy {
             ca: self.ca.clone(),
             who_asked: self.who_asked.clone(),
             connections: self.connections.clone(),
+            free,
         });
         let ServedSockets { proxy, dns_tcp, dns_udp } = sockets;
         let mut tasks = vec![
@@ -170,9 +182,27 @@ impl Context {
     }
 }
 
-/// Connections of one instance at a time. Further ones wait in the kernel: the agent's descriptors and memory
+/// The most connections of one instance at a time. Further ones wait in the kernel: the agent's descriptors and memory
 /// are shared by all functions.
-const MAX_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS: u64 = 512;
+/// The fewest, which the agent's descriptors may not suffice for.
+const MIN_CONNECTIONS: u64 = 16;
+/// Descriptors for the API, the log and the rest of the agent, …
+const OWN_DESCRIPTORS: u64 = 1536;
+/// … and for an instance without connections.
+const INSTANCE_DESCRIPTORS: u64 = 48;
+
+/// How many connections each instance may have at a time, so that those of all `instances` leave the agent descriptors
+/// to work with, when it may have so many.
+///
+/// # Errors
+/// It is the least, and may be too much.
+pub fn fair_share(descriptors: u64, instances: u64) -> Result<usize, usize> {
+    let each = (descriptors.saturating_sub(OWN_DESCRIPTORS) / instances.max(1)).saturating_sub(INSTANCE_DESCRIPTORS);
+    // Each has one on either side.
+    let share = (each / 2).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
+    if each / 2 < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
+}
 
 async fn accept<F>(
     listener: TcpListener,
@@ -184,11 +214,19 @@ async fn accept<F>(
     // Connections end with this task: a JoinSet aborts what it holds when it is dropped.
     let mut connections = JoinSet::new();
     loop {
+        let accepted = async {
+            let place = context.free.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+            (place, accepted) = accepted => match accepted {
                 Ok((stream, peer)) => {
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(handle(stream, peer, context.clone()));
+                    let handled = handle(stream, peer, context.clone());
+                    connections.spawn(async move {
+                        handled.await;
+                        drop(place);
+                    });
                 }
                 Err(error) => {
                     // Out of descriptors or memory: what is open may end first.
@@ -198,5 +236,21 @@ async fn accept<F>(
             },
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_instances_together_leave_the_agent_descriptors_to_work_with() {
+        for (descriptors, instances) in [(4096, 12), (20_000, 68), (524_288, 1000), (1_048_576, 4)] {
+            let share = fair_share(descriptors, instances).unwrap() as u64;
+            assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&share));
+            assert!(instances * (2 * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors);
+        }
+        assert_eq!(fair_share(1024, 4), Err(16));
+        assert_eq!(fair_share(u64::MAX, 0), Ok(512));
     }
 }
