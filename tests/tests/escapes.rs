@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, cgroup2};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed_but;
-use dshield_tests::script::{self, run};
+use dshield_tests::script::{self, run, run_with};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
 use serde_json::json;
@@ -265,4 +265,26 @@ fn a_function_that_opens_connections_leaves_descriptors_to_the_others() {
     }
     assert!(descriptors() < 4000, "{} descriptors", descriptors());
     drop(holding);
+}
+
+/// One function that printed without a pause took the processors from all others: their invocations took seconds. It
+/// wrote forty megabytes a second into the operator's journal.
+#[test]
+fn a_function_that_prints_without_a_pause_is_held_up_itself() {
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let agent = Agent::start(&Project::new().with(&script::function("f")));
+    let code = "
+os.set_blocking(1, False)
+printed, end = 0, time.time() + event['seconds']
+while time.time() < end:
+    try:
+        printed += os.write(1, b'\\n' * 4096)
+    except BlockingIOError:
+        time.sleep(0.01)
+answer = printed";
+    let printed = run_with(&agent, "f", code, json!({"seconds": 3})).as_u64().expect("a number");
+    // The burst, three seconds, what fits into the pipe, and what the agent has read of it but not passed on.
+    assert!((10_000..=10_000 + 4_000 + 65_536 + 8_192).contains(&printed), "{printed} lines");
 }
