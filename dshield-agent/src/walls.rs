@@ -42,13 +42,15 @@ pub enum Wall {
     Agent,
     /// What was set up in the kernel is compared with what is there.
     Watch,
+    /// An instance that is not ready in time is ended.
+    InitLimit,
     /// The agent tries the walls before it serves.
     SelfTest,
 }
 
 impl Wall {
     /// Every wall.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Netns,
         Self::SockCreate,
         Self::Connect,
@@ -64,6 +66,7 @@ impl Wall {
         Self::Lsm,
         Self::Agent,
         Self::Watch,
+        Self::InitLimit,
         Self::SelfTest,
     ];
 
@@ -86,6 +89,7 @@ impl Wall {
             Self::Lsm => "lsm",
             Self::Agent => "agent",
             Self::Watch => "watch",
+            Self::InitLimit => "init_limit",
             Self::SelfTest => "self_test",
         }
     }

@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::NO_RULE;
 use super::allowed::Allowed;
@@ -28,6 +28,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEADERS: usize = 128;
 /// The largest request head: what each of an instance's connections may hold in the agent's memory.
 const HEAD_BYTES: usize = 64 << 10;
+/// How long a function may go on sending what is no request.
+const LINGER: Duration = Duration::from_secs(2);
 /// The longest path and method that surely fit a log entry, with every character escaped.
 const LONGEST_TARGET: usize = 8 << 10;
 
@@ -46,18 +48,34 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 
 /// Serves the requests of one connection until it ends.
 pub(super) async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     connection: &Allowed,
 ) -> Result<(), String> {
     let service = service_fn(|request| async move { Ok::<_, Infallible>(respond(connection, request).await) });
-    http1::Builder::new()
+    let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(MAX_HEADERS)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .map_err(|error| error.to_string())
+        .serve_connection(TokioIo::new(&mut stream), service)
+        .await;
+    if served.is_err() {
+        linger(&mut stream).await;
+    }
+    served.map_err(|error| error.to_string())
+}
+
+/// Takes what is still on its way, for a moment: closing a socket that has unread bytes resets the connection, and
+/// the reset would overtake the answer that says what was wrong (RFC 9112, section 9.6).
+async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let end = async {
+        stream.shutdown().await?;
+        let mut rest = vec![0; 8 << 10];
+        while stream.read(&mut rest).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Whether it ended by itself is the function's affair.
+    let _ = tokio::time::timeout(LINGER, end).await;
 }
 
 /// A request that was refused: what the log says and what the function gets.

@@ -22,9 +22,14 @@ use super::server::response_too_large;
 use super::worker::{Handled, Initialised, Worker};
 use crate::config::LoadedFunction;
 use crate::log::{Log, LogError};
+use crate::walls::{Wall, Walls};
 
 /// Lambda's limit for loading a function.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
+/// [`INIT_LIMIT`], but where attacks are measured.
+fn init_limit() -> Duration {
+    if Walls::standing().stands(Wall::InitLimit) { INIT_LIMIT } else { Duration::from_secs(300) }
+}
 /// How long an invocation waits for an instance that is being stopped to be gone.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How many instances may end before they fetched the event until it counts as a crash.
@@ -145,7 +150,7 @@ impl Shared {
                     return Initialised::Ready;
                 }
                 tokio::select! {
-                    init = worker.initialised(INIT_LIMIT) => init,
+                    init = worker.initialised(init_limit()) => init,
                     () = stopped(&mut stopping) => Initialised::Exited(None),
                 }
             };

@@ -1,8 +1,8 @@
 //! Hostile code: tries every technique of the escape catalogue, each in a process of its own, and says on stdout
 //! what it got: `attack NAME did|not DETAIL`, and `attack end`.
 //!
-//! Run as a function's `bootstrap`. It asks nobody what to do, because with some walls away the Runtime API is
-//! out of its reach. With `ATTACK_ROLE=victim` it is the other function, and waits.
+//! Run as a function's `bootstrap`. Nobody tells it what to do, because with some walls away the Runtime API is out
+//! of its reach. With `ATTACK_ROLE=victim` it is the other function, and waits.
 mod calls;
 mod files;
 mod net;
@@ -24,6 +24,7 @@ fn main() {
     if std::env::var("ATTACK_ROLE").is_ok_and(|role| role == "victim") {
         processes::be_the_victim();
     }
+    let _invocation = ask_for_work();
     // Before any attempt, because with the pid namespace away this is the agent.
     let parent = processes::parent();
     for technique in TECHNIQUES {
@@ -37,6 +38,15 @@ fn main() {
     println!("attack end");
     // Not at once: what was printed is read by the agent after this.
     std::thread::sleep(Duration::from_millis(50));
+}
+
+/// Fetches its invocation, so that it has the whole time of one; with some walls away the Runtime API is out of reach.
+fn ask_for_work() -> std::io::Result<std::net::TcpStream> {
+    let api = std::env::var("AWS_LAMBDA_RUNTIME_API").unwrap_or_default();
+    let mut stream = std::net::TcpStream::connect(api)?;
+    stream.write_all(b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nhost: runtime\r\n\r\n")?;
+    let _answer = stream.read(&mut [0; 1024])?;
+    Ok(stream)
 }
 
 fn attempt(name: &str, number: u8, parent: i32) -> Got {
