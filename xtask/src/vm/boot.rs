@@ -33,11 +33,13 @@ pub struct Report {
 }
 
 /// Boots, prints what the guest says and writes it to `log`, until the guest has ended or is late.
-pub fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<Report, Error> {
+pub fn boot(name: &str, image: &Path, initramfs: &Path, log: &Path) -> Result<Report, Error> {
     let mut file = File::create(log).map_err(Error::file(log))?;
     let mut qemu = Command::new(QEMU);
+    // One processor: a kernel changes its own code while it runs, and emulated processors disagree about it for a
+    // moment, of which it dies (int3).
     // Debian 12's qemu emulates cmpxchg16b with rubbish in the flags, of which Linux 6.12 dies in a double fault.
-    qemu.args(accelerator()).args(["-cpu", "max,-cx16", "-m", "2048", "-smp", "2"]);
+    qemu.args(accelerator()).args(["-cpu", "max,-cx16", "-m", "2048", "-smp", "1"]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot"]);
     qemu.arg("-kernel").arg(image).arg("-initrd").arg(initramfs);
     // An oops ends the guest, so that it cannot end in a pass.
@@ -60,7 +62,7 @@ pub fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<Report, Error>
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                eprintln!("{line}");
+                eprintln!("{name}| {line}");
                 writeln!(file, "{line}").map_err(Error::file(log))?;
                 report.hear(&line);
             }

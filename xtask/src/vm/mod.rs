@@ -9,7 +9,7 @@ mod suite;
 pub use self::boot::QEMU;
 use self::kernel::{Kernel, LINES, Line};
 use crate::{cargo, setup, shell::Error};
-use std::{fs, io::Write, path::Path};
+use std::{fs, io::Write, path::Path, thread};
 
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,11 +28,8 @@ pub fn run(arguments: &[&str]) -> Result<u8, Error> {
         return Err(Error::Unfit(missing));
     }
     let tests = suite::build(&task.filters)?;
-    let mut skipped = Vec::new();
-    for line in task.lines {
-        skipped.extend(on(line, Kernel::get(line)?, &tests)?);
-    }
-    skipped.iter().for_each(|skip| eprintln!("skipped: {skip}"));
+    let kernels = task.lines.into_iter().map(|line| Ok((line, Kernel::get(line)?))).collect::<Result<_, Error>>()?;
+    together(kernels, &tests)?.iter().flatten().for_each(|skip| eprintln!("skipped: {skip}"));
     Ok(0)
 }
 
@@ -47,13 +44,24 @@ pub fn step(skips: &Path) -> Result<(), Error> {
         return skip(&[format!("virtual machines: {missing}")]);
     }
     let tests = suite::build(&[])?;
+    let mut kernels = Vec::new();
     for line in LINES {
         match Kernel::get(line) {
-            Ok(kernel) => skip(&on(line, kernel, &tests)?)?,
+            Ok(kernel) => kernels.push((line, kernel)),
             Err(error) => skip(&[format!("vm {}: {error}", line.name)])?,
         }
     }
-    Ok(())
+    together(kernels, &tests)?.iter().try_for_each(|skipped| skip(skipped))
+}
+
+/// Each guest keeps one processor busy, so they run side by side. All of them end, also when one fails.
+fn together(kernels: Vec<(Line, Kernel)>, tests: &[suite::Test]) -> Result<Vec<Vec<String>>, Error> {
+    let run = |(line, kernel): (Line, Kernel)| on(line, kernel, tests);
+    thread::scope(|scope| {
+        let guests: Vec<_> = kernels.into_iter().map(|each| scope.spawn(move || run(each))).collect();
+        let ended: Vec<_> = guests.into_iter().map(|guest| guest.join()).collect();
+        ended.into_iter().map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 /// Attacks an instance with each wall alone on the newest kernel, which has every wall, and writes what each held.
@@ -109,8 +117,8 @@ fn boot_with(line: Line, kernel: &Kernel, tests: &[suite::Test]) -> Result<boot:
     let name = line.name;
     let folder = cargo::target()?.join("vm");
     let (initramfs, log) = (folder.join(format!("{name}.cpio")), folder.join(format!("{name}.log")));
-    image::write(kernel, tests, &folder.join("stripped"), &initramfs)?;
-    let report = boot::boot(&kernel.image, &initramfs, &log)?;
+    image::write(kernel, tests, &folder.join(format!("{name}.stripped")), &initramfs)?;
+    let report = boot::boot(name, &kernel.image, &initramfs, &log)?;
     if report.failures.is_empty() {
         Ok(report)
     } else {
