@@ -3,7 +3,7 @@
 //!
 //! Cgroup, sealed namespace with its listeners and its steering, process, file system, privileges, seccomp: all as
 //! the agent does it. Prints one JSON line: microseconds with and without the namespaces that are prepared ahead, and
-//! of the steps. Without Landlock and other walls that are not part of the spawner.
+//! of the steps.
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;

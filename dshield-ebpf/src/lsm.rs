@@ -15,6 +15,9 @@ use dshield_common::abi::{AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Hook, Reason, 
 
 use crate::refuse::{current, report};
 
+/// include/uapi/linux/netlink.h: what getifaddrs(3) asks.
+const NETLINK_ROUTE: u32 = 0;
+
 /// `PTRACE_MODE_ATTACH` of include/linux/ptrace.h: more than looking.
 const ATTACH: u32 = 0x02;
 
@@ -22,8 +25,10 @@ const ATTACH: u32 = 0x02;
 #[lsm_cgroup(hook = "socket_create")]
 pub fn ds_lsm_socket(ctx: LsmContext) -> i32 {
     let (family, kind, protocol, kern): (u32, u32, u32, i32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
+    let plain = [AF_INET, AF_INET6, AF_UNIX].iter().any(|allowed| u32::from(*allowed) == family);
+    let routes = family == u32::from(AF_NETLINK) && protocol == NETLINK_ROUTE;
     // The kernel's own sockets are nobody's to use.
-    if kern != 0 || [AF_INET, AF_INET6, AF_UNIX, AF_NETLINK].iter().any(|allowed| u32::from(*allowed) == family) {
+    if kern != 0 || plain || routes {
         return 1;
     }
     refuse(Hook::LsmSocket, Reason::SocketFamily, family, kind, protocol)

@@ -9,7 +9,9 @@ mod lingering;
 mod matrix;
 
 use dshield_tests::catalogue::{TECHNIQUES, Technique};
-use dshield_tests::requires::{require_root, requires, requires_built, requires_controllers, requires_landlock};
+use dshield_tests::requires::{
+    require_root, requires, requires_built, requires_controllers, requires_landlock, requires_that,
+};
 use serde_json::json;
 
 use attack::{Attack, Program};
@@ -57,8 +59,11 @@ fn each_wall_holds_alone_what_the_catalogue_says() {
     let bounded = requires_controllers(&["memory", "pids"]);
     let files = requires_landlock(landlock_abi(), 1);
     let scopes = requires_landlock(landlock_abi(), 6);
+    let hooks =
+        requires_that(std::env::var_os("DSHIELD_EXPECT_LSM").is_some(), "no BPF LSM is expected of this kernel");
     let has = |technique: &Technique, wall: &str| match wall {
         "controllers" => bounded,
+        "lsm" => hooks,
         "landlock" if SCOPED.contains(&technique.name) => scopes,
         "landlock" => files,
         _ => true,

@@ -120,7 +120,7 @@ impl Stock {
             std::mem::take(&mut state.ready)
         };
         drop(unused);
-        drop(self.making.lock());
+        drop(self.making.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The ground of the instance `id`. Blocks: for some tenths of a millisecond with a stock, longer without.

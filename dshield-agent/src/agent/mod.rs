@@ -12,7 +12,7 @@ use dshield_common::policy::Policy;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 
 use self::events::Registry;
 pub use self::ground::{Ground, READY, Stock};
@@ -244,9 +244,7 @@ impl Agent {
         let policy_sha256 = policy.hash().to_string();
         let new = Deployed { functions, policy: policy.canonical(), policy_sha256 };
         let old = self.deployed.send_replace(Arc::new(new));
-        for pool in old.functions.values() {
-            pool.shutdown().await;
-        }
+        shutdown(&old).await;
         Ok(())
     }
 
@@ -255,9 +253,9 @@ impl Agent {
         let Self { kernel, log, deployed, stop_api, api, events, watchdog, launch, .. } = self;
         let _ = stop_api.send(());
         let _ = api.await;
-        for pool in deployed.borrow().functions.values() {
-            pool.shutdown().await;
-        }
+        let last = deployed.borrow().clone();
+        shutdown(&last).await;
+        drop(last);
         let stock = launch.stock().clone();
         let _ = spawn_blocking(move || stock.close()).await;
         drop((deployed, launch));
@@ -267,6 +265,16 @@ impl Agent {
         stop_kernel(kernel).await;
         log.close().await;
     }
+}
+
+/// Ends all instances of a deployment at once: none goes on because another takes its time.
+async fn shutdown(deployed: &Deployed) {
+    let mut pools = JoinSet::new();
+    for pool in deployed.functions.values() {
+        let pool = Arc::clone(pool);
+        pools.spawn(async move { pool.shutdown().await });
+    }
+    while pools.join_next().await.is_some() {}
 }
 
 fn isolation(kernel: &Kernel) -> Isolation {

@@ -158,7 +158,10 @@ fn judge(attempt: &Attempt, answer: i32, arrived: &[Arrival]) -> Verdict {
     let refused = format!("{errno:?}: {}", errno.desc());
     let network = matches!(attempt, Attempt::Tcp(_) | Attempt::Udp(_));
     let arrival = arrived.iter().find(|arrival| arrival.attempt == *attempt);
+    // Whoever cannot list the interfaces has not seen that there is none.
+    let unknown = *attempt == Attempt::Interface && answer != 0 && errno != Errno::ENODEV;
     let (held, detail) = match (arrival, answer) {
+        (None, _) if unknown => (false, format!("it cannot be told: {refused}")),
         (Some(Arrival { from, .. }), _) => (false, format!("it arrived outside, from {from}")),
         // The agent's own listener in the namespace takes every connection.
         (None, 0) if network => (true, "it ended inside, nothing arrived outside".to_owned()),

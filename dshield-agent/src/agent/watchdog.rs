@@ -131,9 +131,7 @@ async fn look(kernel: Arc<Kernel>) -> Look {
 async fn stop_all(mut deployed: watch::Receiver<Arc<Deployed>>) {
     loop {
         let now = deployed.borrow_and_update().clone();
-        for pool in now.functions.values() {
-            pool.shutdown().await;
-        }
+        super::shutdown(&now).await;
         if deployed.changed().await.is_err() {
             return;
         }

@@ -72,6 +72,11 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
             missing.join(" and ")
         );
     }
+    if agent.isolation().bpf_lsm {
+        tracing::info!("programs at the security hooks (BPF LSM) refuse instances other families, bpf(2) and ptrace");
+    } else {
+        tracing::info!("no programs at the security hooks (BPF LSM); `dshield doctor` says why");
+    }
     match agent.isolation().landlock_abi {
         0 => tracing::info!("this kernel has no Landlock: mounts and user ids alone bound what instances write"),
         abi => tracing::info!("Landlock (ABI {abi}) bounds what instances write"),

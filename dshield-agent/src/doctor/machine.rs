@@ -46,7 +46,6 @@ pub(super) fn checks() -> Vec<Check> {
         instances(),
         clock(),
         landlock(),
-        bpf_lsm(),
         btf(),
         unprivileged_bpf(),
         locked_memory(),
@@ -179,10 +178,16 @@ fn landlock() -> Check {
     }
 }
 
-fn bpf_lsm() -> Check {
+/// `attached` is what the kernel did when it was asked.
+pub(super) fn bpf_lsm(attached: bool) -> Check {
     let fix = Some("boot with lsm=…,bpf in the kernel's command line");
+    if attached {
+        return ok("bpf_lsm", "programs at the security hooks refuse other families, bpf(2) and ptrace");
+    }
     match fs::read_to_string("/sys/kernel/security/lsm") {
-        Ok(list) if list.trim().split(',').any(|one| one == "bpf") => ok("bpf_lsm", list.trim()),
+        Ok(list) if list.trim().split(',').any(|one| one == "bpf") => {
+            optional("bpf_lsm", "the kernel lists it, and refuses the programs", None)
+        }
         Ok(list) => optional("bpf_lsm", format!("not among the security modules: {}", list.trim()), fix),
         Err(_) => optional(
             "bpf_lsm",

@@ -92,6 +92,7 @@ fn kernel_side(name: &str) -> Result<Examined, KernelError> {
     };
     let detail = format!("{} programs load and attach: {}", PROGRAMS.len(), PROGRAMS.join(", "));
     let programs = Check { name: "programs", status: Status::Ok, detail, fix: None };
+    let lsm = machine::bpf_lsm(kernel.bpf_lsm());
     let [netns, sk_lookup, ipv6] = namespace(&kernel);
     let self_test = self_test(&kernel, &mut events).map_err(|error| error.to_string());
     let stopped = kernel.stop();
@@ -102,7 +103,7 @@ fn kernel_side(name: &str) -> Result<Examined, KernelError> {
         detail: error.to_string(),
         fix: Some("remove it by hand, then run `dshield doctor` again"),
     });
-    Ok(([programs, netns, sk_lookup, ipv6].into_iter().chain(left).collect(), self_test))
+    Ok(([programs, lsm, netns, sk_lookup, ipv6].into_iter().chain(left).collect(), self_test))
 }
 
 /// One sealed namespace, and the program that steers in it.

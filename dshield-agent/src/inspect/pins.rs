@@ -121,11 +121,12 @@ pub(super) fn link(pin: &Path) -> Result<Link, InspectError> {
 pub(super) fn map(pin: &Path) -> Result<Map, InspectError> {
     let info = MapInfo::from_pin(pin).map_err(told(pin))?;
     let kind = info.map_type().map_err(told(pin))?;
+    let most = usize::try_from(info.max_entries()).unwrap_or(usize::MAX);
     let entries = match kind {
         MapType::Hash | MapType::LruHash => match (info.key_size(), info.value_size()) {
-            (8, 4) => count::<[u8; 8], [u8; 4]>(pin),
-            (8, 24) => count::<[u8; 8], [u8; 24]>(pin),
-            (32, 24) => count::<[u8; 32], [u8; 24]>(pin),
+            (8, 4) => count::<[u8; 8], [u8; 4]>(pin, most),
+            (8, 24) => count::<[u8; 8], [u8; 24]>(pin, most),
+            (32, 24) => count::<[u8; 32], [u8; 24]>(pin, most),
             _ => None,
         },
         _ => None,
@@ -133,10 +134,11 @@ pub(super) fn map(pin: &Path) -> Result<Map, InspectError> {
     Ok(Map { name: text(info.name()), id: info.id(), r#type: map_type(kind), max_entries: info.max_entries(), entries })
 }
 
-fn count<K: Pod, V: Pod>(pin: &Path) -> Option<usize> {
+/// No more than fit: where entries come and go meanwhile, the kernel may begin again at the first.
+fn count<K: Pod, V: Pod>(pin: &Path, most: usize) -> Option<usize> {
     let map = maps::Map::from_map_data(MapData::from_pin(pin).ok()?).ok()?;
     let map: maps::HashMap<_, K, V> = map.try_into().ok()?;
-    Some(map.keys().filter(Result::is_ok).count())
+    Some(map.keys().take(most).filter(Result::is_ok).count())
 }
 
 /// bpftool's names of the types that the agent has.
@@ -159,6 +161,7 @@ fn attach_type(number: u32) -> String {
         14 => "cgroup_udp4_sendmsg",
         15 => "cgroup_udp6_sendmsg",
         36 => "sk_lookup",
+        43 => "lsm_cgroup",
         other => return other.to_string(),
     };
     name.to_owned()

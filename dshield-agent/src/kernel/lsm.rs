@@ -42,13 +42,13 @@ pub(super) fn attach(loader: &mut EbpfLoader<'static>, cgroup: &File, pins: &Pin
     }
     // Finding the hooks means parsing the kernel's types, which takes tens of milliseconds: not in vain.
     if !is_on() {
-        tracing::info!("no programs at the security hooks: {MODULES} does not list bpf");
+        tracing::debug!("no programs at the security hooks: {MODULES} does not list bpf");
         return Ok(None);
     }
     match try_attach(loader, cgroup, pins) {
         Ok(lsm) => Ok(Some(lsm)),
         Err(why) => {
-            tracing::info!("no programs at the security hooks: the kernel refuses them: {why}");
+            tracing::debug!("no programs at the security hooks: the kernel refuses them: {why}");
             for (name, _) in PROGRAMS {
                 bpffs::remove_pin(&pins.link(name))?;
                 bpffs::remove_pin(&pins.program(name))?;

@@ -28,8 +28,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const MAX_HEADERS: usize = 128;
 /// The largest request head: what each of an instance's connections may hold in the agent's memory.
 const HEAD_BYTES: usize = 64 << 10;
-/// How long a function may go on sending what is no request.
+/// How long, and how much, a function may go on sending what is no request.
 const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 4 << 20;
 /// The longest path and method that surely fit a log entry, with every character escaped.
 const LONGEST_TARGET: usize = 8 << 10;
 
@@ -59,7 +60,7 @@ pub(super) async fn serve(
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(&mut stream), service)
         .await;
-    if served.is_err() {
+    if served.as_ref().is_err_and(hyper::Error::is_parse) {
         linger(&mut stream).await;
     }
     served.map_err(|error| error.to_string())
@@ -70,9 +71,8 @@ pub(super) async fn serve(
 async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
     let end = async {
         stream.shutdown().await?;
-        let mut rest = vec![0; 8 << 10];
-        while stream.read(&mut rest).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        let mut rest = stream.take(LINGER_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
     // Whether it ended by itself is the function's affair.
     let _ = tokio::time::timeout(LINGER, end).await;

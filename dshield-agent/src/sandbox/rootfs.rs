@@ -28,7 +28,17 @@ const ETC: [&str; 6] = ["alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf
 pub(super) const DEVICES: [&str; 5] = ["full", "null", "random", "urandom", "zero"];
 
 /// Files of `/proc` that tell about the machine and that no function needs.
-const MASKED: [&str; 7] = ["kcore", "keys", "key-users", "latency_stats", "sched_debug", "sysrq-trigger", "timer_list"];
+const MASKED: [&str; 9] = [
+    "cmdline",
+    "interrupts",
+    "kcore",
+    "key-users",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "sysrq-trigger",
+    "timer_list",
+];
 
 const SHM_BYTES: u64 = 16 << 20;
 

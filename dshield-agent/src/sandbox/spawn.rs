@@ -78,13 +78,15 @@ impl Spawner {
     /// The step that failed, in the agent or in the new process. The process is gone then.
     pub fn spawn(&self, spec: &Spec, cgroup: &impl AsFd, netns: &impl AsFd) -> Result<Child, SandboxError> {
         let (child, mut status) = self.start(spec, None, cgroup, netns)?;
-        let mut failure = String::new();
-        status.read_to_string(&mut failure).map_err(step("read its status"))?;
-        if failure.is_empty() {
+        let mut failure = Vec::new();
+        let read = status.read_to_end(&mut failure);
+        if read.is_ok() && failure.is_empty() {
             return Ok(child);
         }
+        let _ = kill(Pid::from_raw(child.pid.cast_signed()), Signal::SIGKILL);
         child.reap();
-        Err(SandboxError::Setup(failure))
+        read.map_err(step("read its status"))?;
+        Err(SandboxError::Setup(String::from_utf8_lossy(&failure).into_owned()))
     }
 
     /// Starts a process by `spec` that tries `probe` instead of becoming a function, and waits until it has ended:

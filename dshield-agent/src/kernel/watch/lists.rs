@@ -98,6 +98,11 @@ impl Lists {
         Ok(Self { place, target, flags, noted })
     }
 
+    /// Whether this program runs at any of the hooks.
+    pub(super) fn runs(&self, program: u32) -> bool {
+        self.noted.iter().any(|(_, programs)| programs.contains(&program))
+    }
+
     /// Exactly these programs run at this hook, and none at any other.
     pub(super) fn expect_only(&self, hook: &str, programs: &[u32]) -> Result<(), Broken> {
         for ((_, name), now) in &self.noted {

@@ -115,8 +115,12 @@ impl Watch {
             link.expect_attached(program.info().id, id)?;
         }
         let frozen = Frozen::of(programs.iter().flat_map(|program| &program.info().maps))?;
-        let place = format!("cgroup {}", folder.display());
-        Ok(Self { links, programs, maps, frozen, cgroup: Lists::of_cgroup(place, open)?, instances: Mutex::default() })
+        let cgroup = Lists::of_cgroup(format!("cgroup {}", folder.display()), open)?;
+        // A hook that the kernel does not list is not compared: none of ours may be there.
+        if let Some(program) = programs.iter().find(|program| !cgroup.runs(program.info().id)) {
+            return Err(Broken::changed(format!("{} is not listed at the cgroup", program.info().name)));
+        }
+        Ok(Self { links, programs, maps, frozen, cgroup, instances: Mutex::default() })
     }
 
     /// Notes what an instance is made of, for [`Watch::add`]. Blocks.
