@@ -3,7 +3,6 @@
 use crate::{
     apt, build_object, cargo,
     shell::{self, Error},
-    vm::QEMU,
 };
 use std::{
     env,
@@ -11,6 +10,8 @@ use std::{
     process::Command,
 };
 
+/// The emulator of the test machines.
+pub const QEMU: &str = "qemu-system-x86_64";
 /// The bpf-linker that goes with the eBPF crates of this workspace.
 const LINKER: &str = "0.13.0";
 

@@ -3,7 +3,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use super::watch::Broken;
+use super::broken::Broken;
 
 /// An error of the kernel side.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use self::bpffs::Pins;
+pub use self::broken::Broken;
 pub use self::cgroup::{AgentCgroup, Leaf, Limits};
 pub use self::error::KernelError;
 pub use self::events::{Events, KernelEvent, KernelRefusal, process};
@@ -25,16 +26,17 @@ pub use self::netns::{RUNTIME_API, SealedNetns, Sockets};
 pub use self::rundir::{RunDir, RunningAgent};
 use self::sealed::Sealed;
 pub use self::steer::Steering;
-pub use self::watch::Broken;
 use self::watch::Watch;
 use crate::walls::{Wall, Walls};
 
 pub mod bpf;
 pub mod bpffs;
+mod broken;
 mod cgroup;
 mod error;
 mod events;
 mod lsm;
+mod namespace;
 mod netlink;
 mod netns;
 pub mod objects;

@@ -5,16 +5,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
 
-use dshield_common::abi::DNS_PORT;
+use dshield_common::abi::{DNS_PORT, slot};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::sockopt::{IpFreebind, Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, ReuseAddr};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket};
 
-use super::watch::Namespace;
+use super::namespace::Namespace;
 use super::{KernelError, netlink};
 
 /// Where a function finds the Lambda Runtime API: `127.0.0.1:9001`.
@@ -132,6 +132,19 @@ fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
 fn open(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     Ok(socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
+}
+
+/// An instance's sockets by the slot in which the program finds them; a slot may be empty.
+type Slots<'a> = [(u32, Option<BorrowedFd<'a>>); slot::COUNT as usize];
+
+/// The sockets in the order of `ds_sklookup`'s map.
+pub(super) fn slots(sockets: &Sockets) -> Slots<'_> {
+    [
+        (slot::PROXY_TCP, Some(sockets.proxy.as_fd())),
+        (slot::DNS_TCP, Some(sockets.dns_tcp.as_fd())),
+        (slot::DNS_UDP4, Some(sockets.dns_udp4.as_fd())),
+        (slot::DNS_UDP6, sockets.dns_udp6.as_ref().map(AsFd::as_fd)),
+    ]
 }
 
 /// socket(7): `SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h.

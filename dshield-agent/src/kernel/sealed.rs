@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aya::maps::{HashMap, MapData, MapError};
 
 use super::KernelError;
-use super::watch::Broken;
+use super::broken::Broken;
 
 /// The map's name.
 pub(super) const MAP: &str = "DS_SEALED";

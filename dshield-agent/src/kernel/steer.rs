@@ -2,7 +2,7 @@
 //! there arrives at the agent's sockets.
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,9 +11,8 @@ use aya::programs::SkLookup;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
-use dshield_common::abi::slot;
 
-use super::netns::{SealedNetns, Sockets};
+use super::netns::{SealedNetns, slots};
 use super::watch::{Instance, Watch};
 use super::{KernelError, bpf, bpffs, objects};
 
@@ -100,18 +99,6 @@ impl Drop for Steering {
             tracing::warn!("{error}");
         }
     }
-}
-
-/// The sockets by the slot in which the program finds them; a slot may be empty.
-type Slots<'a> = [(u32, Option<BorrowedFd<'a>>); slot::COUNT as usize];
-
-pub(super) fn slots(sockets: &Sockets) -> Slots<'_> {
-    [
-        (slot::PROXY_TCP, Some(sockets.proxy.as_fd())),
-        (slot::DNS_TCP, Some(sockets.dns_tcp.as_fd())),
-        (slot::DNS_UDP4, Some(sockets.dns_udp4.as_fd())),
-        (slot::DNS_UDP6, sockets.dns_udp6.as_ref().map(AsFd::as_fd)),
-    ]
 }
 
 /// Removes the pins by name: reading the folder would take a descriptor, which may be what was lacking.

@@ -9,8 +9,8 @@ pub static DS_SEALED: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
 /// Who called `connect`, by socket cookie, until `ds_sockops` knows the source port.
 ///
-/// An LRU map, because it decides nothing: a function that floods it loses only the process id in its
-/// own log entries.
+/// An LRU map, because it decides nothing: a function that floods it costs log entries, other functions' too, the
+/// process id.
 #[map]
 pub static DS_PENDING: LruHashMap<u64, Asker> = LruHashMap::with_max_entries(4_096, 0);
 

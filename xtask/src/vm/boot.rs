@@ -1,5 +1,5 @@
 //! One boot: a kernel and an initramfs flow in; what the guest said, and its verdict, flow out.
-use crate::shell::Error;
+use crate::{setup::QEMU, shell::Error};
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
@@ -9,9 +9,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-
-/// The emulator.
-pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Longest that one kernel's tests may take.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);

@@ -6,7 +6,6 @@ mod image;
 mod kernel;
 mod suite;
 
-pub use self::boot::QEMU;
 use self::kernel::{Kernel, LINES, Line};
 use crate::{cargo, setup, shell::Error};
 use std::{fs, io::Write, path::Path, thread};

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::lists::Lists;
-use super::namespace::Namespace;
 use super::pins::Pin;
-use super::{Broken, bpf};
-use crate::kernel::bpf::{LinkInfo, MapInfo, ProgramInfo};
-use crate::kernel::netns::SealedNetns;
-use crate::kernel::steer;
+
+use crate::kernel::bpf::{self, LinkInfo, MapInfo, ProgramInfo};
+use crate::kernel::broken::Broken;
+use crate::kernel::namespace::Namespace;
+use crate::kernel::netns::{self, SealedNetns};
 
 /// What is watched of an instance.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Instance {
         let sockmap = Lists::of_sockmap("map DS_SOCKETS".into(), map.open().clone())?;
         sockmap.expect_only("", &[])?;
         let cookies =
-            steer::slots(&netns.sockets).into_iter().map(|(slot, socket)| Ok((slot, socket.map(cookie).transpose()?)));
+            netns::slots(&netns.sockets).into_iter().map(|(slot, socket)| Ok((slot, socket.map(cookie).transpose()?)));
         let sockets = cookies.collect::<io::Result<_>>().map_err(fault)?;
         let place = format!("instance {name}");
         let lists = [leaf, steered, sockmap];

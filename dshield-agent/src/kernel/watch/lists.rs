@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::{Broken, pins};
+use super::pins;
 use crate::kernel::bpf;
+use crate::kernel::broken::Broken;
 
 /// `BPF_F_QUERY_EFFECTIVE`: with what ancestors have attached.
 const EFFECTIVE: u32 = 1;

@@ -7,78 +7,29 @@
 //! | --- | --- |
 //! | `pins` | each program, link and map that is pinned: the pin, and what the kernel says of the thing itself |
 //! | `lists` | which programs run at a cgroup, a namespace or a map, and in which order: foreign ones too |
-//! | `namespace` | interfaces, routes and routing rules of a sealed namespace |
-//! | `instance` | all of this for one instance, and the sockets that its connections are steered to |
+//! | `instance` | all of this for one instance, its namespace's network ([`super::namespace`]), and the sockets that its connections are steered to |
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::errno::Errno;
-
 use self::lists::Lists;
 use self::pins::Pin;
 use super::bpf::{self, Info, LinkInfo, MapInfo, ProgramInfo};
 use super::bpffs::Pins;
+use super::broken::Broken;
 use super::{AgentCgroup, Leaf, SealedNetns};
 
 mod instance;
 mod lists;
-mod namespace;
 mod pins;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 
 pub(super) use self::instance::Instance;
-pub(super) use self::namespace::Namespace;
-
-/// What was found in place of what was set up.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Broken {
-    /// Somebody with root's rights changed something.
-    #[error("the kernel gate is not as it was set up: {0}; nothing runs until dshield is restarted")]
-    Changed(Arc<str>),
-    /// The machine is too short of descriptors or memory to look, which says nothing about what is watched.
-    #[error("the kernel gate cannot be looked at: {0}; free memory or descriptors")]
-    Unseen(Arc<str>),
-}
-
-impl Broken {
-    /// Something differs.
-    pub fn changed(what: impl Into<Arc<str>>) -> Self {
-        Self::Changed(what.into())
-    }
-
-    /// What it means that the kernel does not tell about `what`.
-    pub(super) fn io(what: impl std::fmt::Display, error: &io::Error) -> Self {
-        const SHORTAGES: [Errno; 6] =
-            [Errno::ENOMEM, Errno::ENOBUFS, Errno::EMFILE, Errno::ENFILE, Errno::EAGAIN, Errno::EINTR];
-        let text = format!("{what}: {error}").into();
-        let short = SHORTAGES.iter().any(|shortage| error.raw_os_error() == Some(*shortage as i32));
-        if short || error.kind() == io::ErrorKind::Interrupted { Self::Unseen(text) } else { Self::Changed(text) }
-    }
-
-    /// Says where it was found.
-    fn at(self, place: &str) -> Self {
-        match self {
-            Self::Changed(what) => Self::changed(format!("{place}: {what}")),
-            Self::Unseen(what) => Self::Unseen(format!("{place}: {what}").into()),
-        }
-    }
-
-    /// What differs, for the log.
-    #[must_use]
-    pub fn what(&self) -> &str {
-        match self {
-            Self::Changed(what) | Self::Unseen(what) => what,
-        }
-    }
-}
 
 /// What is watched.
 #[derive(Debug)]

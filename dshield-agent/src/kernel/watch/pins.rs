@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Broken;
 use crate::kernel::bpf::{self, Info, LinkInfo};
+use crate::kernel::broken::Broken;
 
 /// A program, link or map, and the file in bpffs that keeps it.
 #[derive(Debug)]

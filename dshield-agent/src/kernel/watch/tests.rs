@@ -1,7 +1,10 @@
 //! Against the real kernel, without an agent around it.
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use nix::errno::Errno;
 
 use super::super::{Kernel, KernelError, Limits, SealedNetns, Steering};
 use super::*;

@@ -7,8 +7,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-use super::Broken;
-use crate::kernel::netlink::{
+use super::broken::Broken;
+use super::netlink::{
     IFF_UP, LOOPBACK, Lister, RT_TABLE_LOCAL, RTA_OIF, RTM_NEWLINK, RTM_NEWROUTE, RTM_NEWRULE, attributes, u32_at,
 };
 
