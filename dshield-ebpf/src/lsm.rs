@@ -5,6 +5,8 @@
 #![no_std]
 #![no_main]
 
+#[path = "object.rs"]
+mod object;
 #[path = "cgroup/refuse.rs"]
 mod refuse;
 
@@ -68,14 +70,4 @@ fn refuse(hook: Hook, reason: Reason, family: u32, kind: u32, protocol: u32) -> 
         reason: reason as u8,
     });
     0
-}
-
-/// The kernel gives the helpers used here to GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }

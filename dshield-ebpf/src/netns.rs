@@ -5,6 +5,9 @@
 #![no_std]
 #![no_main]
 
+#[path = "object.rs"]
+mod object;
+
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 
@@ -94,14 +97,4 @@ fn is_loopback6(ctx: &SkLookupContext) -> bool {
             && words.add(2).read_volatile() == 0
             && words.add(3).read_volatile() == 1u32.to_be()
     }
-}
-
-/// The kernel gives the helpers used here to GPL-compatible programs only.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
-
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
 }
