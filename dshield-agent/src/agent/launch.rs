@@ -170,7 +170,7 @@ impl Launch {
 
 /// The user ids of this agent's instances.
 pub(super) fn uids(kernel: &Kernel) -> Arc<Uids> {
-    Uids::of_agent(kernel.run_dir().file_name().unwrap_or_default().as_encoded_bytes())
+    Uids::of_agent(kernel.number())
 }
 
 /// What must be taken apart when an instance ends.
@@ -196,17 +196,17 @@ impl Parts {
         let before = exit.as_ref().and_then(|exit| exit.borrow().clone());
         let removed = spawn_blocking(move || {
             let removed = kernel.take_apart(&leaf, steering);
-            if removed.is_err() {
-                // A process may be left: its user id is not given again.
-                std::mem::forget(uid);
-            }
             drop(netns);
             removed
         });
-        match removed.await {
-            Ok(Err(error)) => tracing::error!(instance = instance.id(), "{error}"),
-            Err(error) => tracing::error!(instance = instance.id(), "taking the instance apart: {error}"),
-            Ok(Ok(())) => {}
+        let removed = removed.await.map_err(Cause::from).and_then(|removed| Ok(removed?));
+        match removed {
+            Ok(()) => drop(uid),
+            Err(error) => {
+                tracing::error!(instance = instance.id(), "taking the instance apart: {error}");
+                // A process may be left: its user id is not given again.
+                std::mem::forget(uid);
+            }
         }
         drop(serving);
         refusals.flush();

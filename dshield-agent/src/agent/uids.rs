@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Above the ids that distributions and systemd give away, below 2^31.
 const FIRST: u32 = 1_900_000_000;
-/// Each agent has a range of its own, chosen by its name, so that two agents' instances share none.
+/// Each agent has a range of its own, so that two agents' instances share none.
 const PER_AGENT: u32 = 1 << 16;
-const AGENTS: u32 = 3_000;
 
 /// One agent's range of user ids.
 #[derive(Debug)]
@@ -37,11 +36,9 @@ pub(super) struct Uid {
 pub(super) struct NoUidLeft(u32);
 
 impl Uids {
-    /// The range of the agent with this name.
-    pub(super) fn of_agent(name: &[u8]) -> Arc<Self> {
-        // FNV-1a: any spread will do.
-        let hash = name.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-        Arc::new(Self { first: FIRST + (hash % AGENTS) * PER_AGENT, count: PER_AGENT, state: Mutex::default() })
+    /// The range of the agent with this number.
+    pub(super) fn of_agent(number: u32) -> Arc<Self> {
+        Arc::new(Self { first: FIRST + number * PER_AGENT, count: PER_AGENT, state: Mutex::default() })
     }
 
     /// One that is not in use.
@@ -79,6 +76,7 @@ impl Drop for Uid {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::kernel::RunDir;
 
     #[test]
     fn an_id_in_use_is_never_given_and_one_that_was_freed_comes_back_last() {
@@ -99,7 +97,7 @@ mod tests {
 
     #[test]
     fn every_agents_range_is_below_2_to_the_31() {
-        assert!(u64::from(FIRST) + u64::from(AGENTS) * u64::from(PER_AGENT) < 1 << 31);
-        assert_ne!(Uids::of_agent(b"a").first, Uids::of_agent(b"b").first);
+        assert!(u64::from(FIRST) + u64::from(RunDir::NUMBERS) * u64::from(PER_AGENT) < 1 << 31);
+        assert_eq!(Uids::of_agent(1).first, Uids::of_agent(0).first + PER_AGENT);
     }
 }

@@ -15,6 +15,9 @@ pub enum KernelError {
         /// The agent's name.
         name: String,
     },
+    /// As many agents run as there are ranges of user ids.
+    #[error("{} agents run on this machine, and there are user ids for no more: stop one", super::RunDir::NUMBERS)]
+    TooManyAgents,
     /// The operator chose a name that cannot be a folder's name in bpffs.
     #[error("--name `{name}` cannot be used: 1 to 32 of a-z, A-Z, 0-9, `-` and `_`")]
     BadName {

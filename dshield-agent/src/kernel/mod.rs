@@ -27,6 +27,7 @@ pub use self::rundir::{RunDir, RunningAgent};
 use self::sealed::Sealed;
 pub use self::steer::Steering;
 use self::watch::Watch;
+pub use self::watch::hook_name;
 use crate::walls::{Wall, Walls};
 
 pub mod bpf;
@@ -131,6 +132,12 @@ impl Kernel {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         self.run_dir.path()
+    }
+
+    /// The agent's number; see [`RunDir::number`].
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.run_dir.number()
     }
 
     /// Steers what happens in a namespace to its sockets. Blocks for about a millisecond. Nothing in it may connect

@@ -1,11 +1,11 @@
-//! `/run/dshield/<name>/`: the agent's run-time folder, and the lock that makes its name unique.
+//! `/run/dshield/<name>/`: the agent's run-time folder, and the locks that make its name and its number unique.
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use nix::sys::stat::{major, minor};
 
 use super::KernelError;
@@ -15,12 +15,24 @@ const ROOT: &str = "/run/dshield";
 /// The lock that agents hold for a moment, in turn. No agent can be called so: their names have no dot.
 const MOUNT_LOCK: &str = ".mount";
 
+/// Where each running agent has locked a byte; no agent's folder either.
+const NUMBERS: &str = ".numbers";
+
 /// The folder, locked while this lives. The kernel releases the lock when the agent dies.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     new: bool,
+    number: Number,
     _lock: Flock<File>,
+}
+
+/// A number that no other running agent of this machine has.
+#[derive(Debug)]
+struct Number {
+    value: u32,
+    /// One byte of it is locked.
+    _numbers: File,
 }
 
 /// An agent that runs now.
@@ -33,6 +45,9 @@ pub struct RunningAgent {
 }
 
 impl RunDir {
+    /// As many agents can run on a machine.
+    pub const NUMBERS: u32 = 3_000;
+
     /// The agents that run on this machine, by name: those whose lock is held. Taking the lock to find out would
     /// refuse an agent that is just starting.
     ///
@@ -72,18 +87,25 @@ impl RunDir {
             Err((_, Errno::EAGAIN)) => return Err(KernelError::AlreadyRunning { name: name.into() }),
             Err((_, errno)) => return Err(KernelError::File { path, source: errno.into() }),
         };
+        let number = Number::take(&Path::new(ROOT).join(NUMBERS), name)?;
         let new = match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => true,
             Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
             Err(source) => return Err(KernelError::File { path, source }),
         };
-        Ok(Self { path, new, _lock: lock })
+        Ok(Self { path, new, number, _lock: lock })
     }
 
     /// Whether the folder was made now: a clean stop removes it, a kill leaves it.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.new
+    }
+
+    /// Below [`Self::NUMBERS`]; no other running agent of this machine has it.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number.value
     }
 
     /// The folder.
@@ -112,6 +134,32 @@ impl RunDir {
     /// A file in it cannot be removed.
     pub fn remove(&self) -> Result<(), KernelError> {
         fs::remove_dir_all(&self.path).map_err(KernelError::file(&self.path))
+    }
+}
+
+impl Number {
+    /// The one that the name leads to, so that an agent mostly has the same again; the next one where that is taken.
+    fn take(path: &Path, name: &str) -> Result<Self, KernelError> {
+        let numbers = open(path)?;
+        // FNV-1a: any spread will do.
+        let step = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let first = name.bytes().fold(0x811c_9dc5_u32, step) % RunDir::NUMBERS;
+        for value in (first..RunDir::NUMBERS).chain(0..first) {
+            let byte = libc::flock {
+                l_type: libc::F_WRLCK as libc::c_short,
+                l_whence: libc::SEEK_SET as libc::c_short,
+                l_start: value.into(),
+                l_len: 1,
+                l_pid: 0,
+            };
+            // The lock belongs to the open file, not to the process (fcntl_locking(2)).
+            match fcntl(&numbers, FcntlArg::F_OFD_SETLK(&byte)) {
+                Ok(_) => return Ok(Self { value, _numbers: numbers }),
+                Err(Errno::EAGAIN | Errno::EACCES) => {}
+                Err(errno) => return Err(KernelError::File { path: path.into(), source: errno.into() }),
+            }
+        }
+        Err(KernelError::TooManyAgents)
     }
 }
 
@@ -144,6 +192,18 @@ mod tests {
             return eprintln!("skipped: not root: nobody else takes locks");
         }
         assert!(matches!(RunDir::lock(MOUNT_LOCK), Err(KernelError::BadName { .. })));
+    }
+
+    /// Two names that lead to one number gave two agents' functions the same user ids.
+    #[test]
+    fn two_agents_have_two_numbers_whatever_their_names_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("numbers");
+        let [first, second] = ["name"; 2].map(|name| Number::take(&path, name).unwrap());
+        assert_ne!(first.value, second.value);
+        let free = first.value;
+        drop(first);
+        assert_eq!(Number::take(&path, "name").unwrap().value, free, "it comes back with its agent");
     }
 
     #[test]
