@@ -10,7 +10,7 @@ mod matrix;
 
 use dshield_tests::catalogue::{TECHNIQUES, Technique};
 use dshield_tests::requires::{
-    require_root, requires, requires_built, requires_controllers, requires_landlock, requires_that,
+    require_root, requires, requires_built, requires_controllers, requires_landlock, requires_that, requires_veth,
 };
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn landlock_abi() -> u32 {
 
 #[test]
 fn with_every_wall_nothing_gets_out_and_the_agent_goes_on() {
-    if !require_root() || !requires("ip") || !requires("nsenter") {
+    if !require_root() || !requires("ip") || !requires("nsenter") || !requires_veth() {
         return;
     }
     let attack = Attack::run(&Program::Real);
@@ -51,7 +51,12 @@ fn with_every_wall_nothing_gets_out_and_the_agent_goes_on() {
 
 #[test]
 fn each_wall_holds_alone_what_the_catalogue_says() {
-    if !require_root() || !requires("ip") || !requires("nsenter") || !requires_built("dshield-unwalled") {
+    if !require_root()
+        || !requires("ip")
+        || !requires("nsenter")
+        || !requires_veth()
+        || !requires_built("dshield-unwalled")
+    {
         return;
     }
     let matrix = Matrix::measure();

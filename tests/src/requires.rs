@@ -63,6 +63,14 @@ pub fn requires_that(holds: bool, why_not: &str) -> bool {
     have(holds, why_not)
 }
 
+/// True when two network namespaces can be joined with a cable, as [`crate::world::World`] does.
+#[must_use]
+pub fn requires_veth() -> bool {
+    let line = ["--net", "ip", "link", "add", "out0", "type", "veth", "peer", "name", "in0"];
+    let made = Command::new("unshare").args(line).stdin(Stdio::null()).stderr(Stdio::null()).status();
+    have(made.is_ok_and(|status| status.success()), "this kernel makes no veth interfaces")
+}
+
 /// True when this program of the workspace is built; what a test takes from a second build may not be.
 #[must_use]
 pub fn requires_built(name: &str) -> bool {

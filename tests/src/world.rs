@@ -246,11 +246,11 @@ fn technique(frame: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::requires::{require_root, requires};
+    use crate::requires::{require_root, requires, requires_veth};
 
     #[test]
     fn what_is_sent_arrives_outside_and_is_told_apart() {
-        if !require_root() || !requires("ip") || !requires("nsenter") {
+        if !require_root() || !requires("ip") || !requires("nsenter") || !requires_veth() {
             return;
         }
         let world = World::make();
