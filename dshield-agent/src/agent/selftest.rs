@@ -108,8 +108,8 @@ impl SelfTest {
         let folder = Folder::make(kernel.run_dir())?;
         let uid = uids(kernel).take().map_err(|none| io_error("choose a user id")(io::Error::other(none)))?;
         let mut outside = vec![Outside::open(Ipv4Addr::LOCALHOST.into()).map_err(io_error("listen on 127.0.0.1"))?];
-        // One that cannot be listened on cannot be reached either: an IPv6 address that is still being checked.
-        outside.extend(foreign_addresses().into_iter().filter_map(|ip| Outside::open(ip).ok()));
+        let foreign = foreign_addresses().map_err(io_error("list the machine's addresses"))?;
+        outside.extend(open_all(foreign).map_err(io_error("listen on the machine's own address"))?);
         let ground = Ground::prepare(kernel, INSTANCE, LIMITS)?;
         let mut attempts: Vec<_> = outside.iter().flat_map(Outside::attempts).collect();
         attempts.extend([
@@ -269,10 +269,20 @@ fn wait(socket: &impl AsFd, deadline: Instant) -> io::Result<()> {
     }
 }
 
+/// An IPv6 address that is still being checked cannot be listened on, and not be reached either. Whatever else is in the
+/// way would leave an address unwatched.
+fn open_all(addresses: Vec<IpAddr>) -> io::Result<Vec<Outside>> {
+    let opened = addresses.into_iter().map(|ip| match Outside::open(ip) {
+        Err(error) if ip.is_ipv6() && error.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
+        opened => opened.map(Some),
+    });
+    opened.filter_map(Result::transpose).collect()
+}
+
 /// Of each family the first address by which others would find this machine.
-fn foreign_addresses() -> Vec<IpAddr> {
+fn foreign_addresses() -> io::Result<Vec<IpAddr>> {
     let up = InterfaceFlags::IFF_UP;
-    let interfaces = getifaddrs().into_iter().flatten().filter(|interface| interface.flags.contains(up));
+    let interfaces = getifaddrs()?.filter(|interface| interface.flags.contains(up));
     let addresses: Vec<IpAddr> = interfaces
         .filter_map(|interface| {
             let address = interface.address?;
@@ -284,7 +294,7 @@ fn foreign_addresses() -> Vec<IpAddr> {
     // A link-local address means nothing without its interface.
     let foreign = |ip: &Ipv6Addr| !ip.is_loopback() && !ip.is_unicast_link_local();
     let v6 = addresses.iter().find(|ip| matches!(ip, IpAddr::V6(v6) if foreign(v6)));
-    v4.into_iter().chain(v6).copied().collect()
+    Ok(v4.into_iter().chain(v6).copied().collect())
 }
 
 /// What the instance's file system is made of: an empty code folder and an empty trust bundle.
@@ -378,6 +388,16 @@ mod tests {
         assert!(!judge(&Attempt::Vsock, 0, &[]).held);
         let verdict = judge(&Attempt::Vsock, libc::EPERM, &[]);
         assert!(verdict.held && verdict.detail == "EPERM: Operation not permitted", "{verdict:?}");
+    }
+
+    /// Each was passed over, and the machine called fit.
+    #[test]
+    fn what_cannot_be_looked_at_is_not_held() {
+        assert!(judge(&Attempt::Interface, libc::ENODEV, &[]).held, "the list is there, and has none");
+        assert!(!judge(&Attempt::Interface, libc::EPERM, &[]).held, "there is no list");
+        let not_here = |ip: &str| open_all(vec![ip.parse().unwrap()]).map(|opened| opened.len());
+        assert!(matches!(not_here("2001:db8::1"), Ok(0)), "an address that is still being checked answers alike");
+        assert!(not_here("192.0.2.77").is_err());
     }
 
     /// The agent that comes after one that was killed in its self-test finds the folder there.

@@ -9,6 +9,7 @@ use nix::unistd::geteuid;
 
 use super::{Check, Status};
 use crate::kernel::{AgentCgroup, bpffs};
+use crate::proxy;
 use crate::sandbox::{Filter, landlock};
 
 /// The oldest kernel that has everything: `bpf_get_netns_cookie` for sock_ops programs came with 5.15. Before it:
@@ -25,9 +26,6 @@ const CAPABILITIES: [(u32, &str); 6] = [
     (12, "CAP_NET_ADMIN"),
     (21, "CAP_SYS_ADMIN"),
 ];
-
-/// Descriptors that the agent holds for itself, and for each idle instance.
-const DESCRIPTORS: (u64, u64) = (64, 16);
 
 /// `DS_SEALED` in dshield-ebpf has room for so many namespaces.
 const NAMESPACES: u64 = 16_384;
@@ -147,12 +145,14 @@ fn seccomp() -> Check {
 }
 
 fn instances() -> Check {
-    let (own, each) = DESCRIPTORS;
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard);
-    let fit = (limit.saturating_sub(own) / each).min(NAMESPACES);
-    let detail = format!("about {fit} idle ones fit, at {each} descriptors each (RLIMIT_NOFILE {limit})");
-    let fix = "raise LimitNOFILE= of the unit, or `ulimit -Hn`";
-    if fit == 0 { missing("instances", detail, fix) } else { ok("instances", detail) }
+    let fit = proxy::most_instances(limit).min(NAMESPACES);
+    if fit == 0 {
+        let detail =
+            format!("with so few descriptors one function's connections can hold up all (RLIMIT_NOFILE {limit})");
+        return optional("instances", detail, Some("raise LimitNOFILE= of the unit, or `ulimit -Hn`"));
+    }
+    ok("instances", format!("{fit} fit, each with its share of descriptors (RLIMIT_NOFILE {limit})"))
 }
 
 fn clock() -> Check {

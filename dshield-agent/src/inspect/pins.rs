@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{InspectError, unreadable};
 use crate::kernel::bpf::{self, Info, LinkInfo};
 use crate::kernel::bpffs::Pins;
+use crate::kernel::hook_name;
 
 /// A loaded program.
 #[derive(Clone, Debug, Serialize)]
@@ -103,8 +104,8 @@ pub(super) fn program(pin: &Path) -> Result<Program, InspectError> {
 pub(super) fn link(pin: &Path) -> Result<Link, InspectError> {
     let info = bpf::get(pin).and_then(|fd| LinkInfo::of(fd.as_fd())).map_err(unreadable(pin))?;
     let (kind, cgroup_id, netns_inode) = match info.kind {
-        3 => ("cgroup", Some(info.target), None),
-        5 => ("netns", None, Some(info.target)),
+        bpf::LINK_CGROUP => ("cgroup", Some(info.target), None),
+        bpf::LINK_NETNS => ("netns", None, Some(info.target)),
         _ => ("unknown", None, None),
     };
     Ok(Link {
@@ -112,7 +113,7 @@ pub(super) fn link(pin: &Path) -> Result<Link, InspectError> {
         id: info.id,
         program_id: info.program,
         r#type: kind.to_owned(),
-        attach_type: attach_type(info.attach_type),
+        attach_type: hook_name(info.attach_type).map_or_else(|| info.attach_type.to_string(), str::to_owned),
         cgroup_id,
         netns_inode,
     })
@@ -148,23 +149,6 @@ fn map_type(kind: MapType) -> String {
         MapType::PerCpuArray => "percpu_array".to_owned(),
         other => format!("{other:?}").to_lowercase(),
     }
-}
-
-/// bpftool's names of the hooks that the agent uses; `enum bpf_attach_type` in include/uapi/linux/bpf.h.
-fn attach_type(number: u32) -> String {
-    let name = match number {
-        1 => "cgroup_inet_egress",
-        2 => "cgroup_inet_sock_create",
-        3 => "cgroup_sock_ops",
-        10 => "cgroup_inet4_connect",
-        11 => "cgroup_inet6_connect",
-        14 => "cgroup_udp4_sendmsg",
-        15 => "cgroup_udp6_sendmsg",
-        36 => "sk_lookup",
-        43 => "lsm_cgroup",
-        other => return other.to_string(),
-    };
-    name.to_owned()
 }
 
 fn text(name: &[u8]) -> String {

@@ -17,7 +17,10 @@ const BPF_MAP_GET_FD_BY_ID: libc::c_int = 14;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 
-const BPF_LINK_TYPE_NETNS: u32 = 5;
+/// `BPF_LINK_TYPE_CGROUP`.
+pub const LINK_CGROUP: u32 = 3;
+/// `BPF_LINK_TYPE_NETNS`.
+pub const LINK_NETNS: u32 = 5;
 
 /// The programs that can be listed at one place: far more than the 64 that a cgroup takes.
 const MOST_PROGRAMS: usize = 512;
@@ -227,7 +230,7 @@ impl Info for LinkInfo {
         // netns_ino, attach_type.
         let [kind, id, program, _, first, second, third, _] = words(fd)?;
         let (target, attach_type) = match kind {
-            BPF_LINK_TYPE_NETNS => (first.into(), second),
+            LINK_NETNS => (first.into(), second),
             _ => (u64::from_ne_bytes(join(first, second)), third),
         };
         Ok(Self { id, kind, program, target, attach_type })

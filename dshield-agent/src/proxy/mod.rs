@@ -204,6 +204,12 @@ pub fn fair_share(descriptors: u64, instances: u64) -> Result<usize, usize> {
     if each / 2 < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
 }
 
+/// How many instances may run at once under such a limit of descriptors, each with the fewest connections.
+#[must_use]
+pub fn most_instances(descriptors: u64) -> u64 {
+    descriptors.saturating_sub(OWN_DESCRIPTORS) / (INSTANCE_DESCRIPTORS + 2 * MIN_CONNECTIONS)
+}
+
 async fn accept<F>(
     listener: TcpListener,
     context: Arc<Context>,
@@ -250,6 +256,11 @@ mod tests {
             assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&share));
             assert!(instances * (2 * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors);
         }
+        for descriptors in [2048, 4096, 20_000] {
+            let most = most_instances(descriptors);
+            assert!(fair_share(descriptors, most).is_ok() && fair_share(descriptors, most + 1).is_err());
+        }
+        assert_eq!(most_instances(1024), 0);
         assert_eq!(fair_share(1024, 4), Err(16));
         assert_eq!(fair_share(u64::MAX, 0), Ok(512));
     }

@@ -26,10 +26,6 @@ use crate::walls::{Wall, Walls};
 
 /// Lambda's limit for loading a function.
 const INIT_LIMIT: Duration = Duration::from_secs(10);
-/// [`INIT_LIMIT`], but where attacks are measured.
-fn init_limit() -> Duration {
-    if Walls::standing().stands(Wall::InitLimit) { INIT_LIMIT } else { Duration::from_secs(300) }
-}
 /// How long an invocation waits for an instance that is being stopped to be gone.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How many instances may end before they fetched the event until it counts as a crash.
@@ -132,6 +128,11 @@ impl Future for Invocation {
         // The task itself fails only when the agent's runtime goes down.
         Pin::new(&mut self.0).poll(context).map(|joined| joined.unwrap_or(Err(InvokeError::Stopped)))
     }
+}
+
+/// [`INIT_LIMIT`], but where attacks are measured.
+fn init_limit() -> Duration {
+    if Walls::standing().stands(Wall::InitLimit) { INIT_LIMIT } else { Duration::from_secs(300) }
 }
 
 impl Shared {

@@ -83,7 +83,7 @@ impl Spawner {
         if read.is_ok() && failure.is_empty() {
             return Ok(child);
         }
-        let _ = kill(Pid::from_raw(child.pid.cast_signed()), Signal::SIGKILL);
+        child.kill();
         child.reap();
         read.map_err(step("read its status"))?;
         Err(SandboxError::Setup(String::from_utf8_lossy(&failure).into_owned()))
@@ -104,8 +104,7 @@ impl Spawner {
         let (child, status) = self.start(spec, Some(probe), cgroup, netns)?;
         let read = read_within(status, PROBE_DEADLINE);
         if read.is_err() {
-            // Not reaped yet, so the id is still this process's own.
-            let _ = kill(Pid::from_raw(child.pid.cast_signed()), Signal::SIGKILL);
+            child.kill();
         }
         let exit = child.reap();
         let report = read.map_err(step("read its status"))?;
@@ -186,7 +185,7 @@ impl Spawner {
         }
         // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok((u32::try_from(pid).unwrap_or_default(), pidfd))
+        Ok((u32::try_from(pid).map_err(|error| step("clone3")(io::Error::other(error)))?, pidfd))
     }
 }
 
@@ -260,6 +259,11 @@ impl Child {
     #[must_use]
     pub fn into_parts(self) -> (OwnedFd, File, File) {
         (self.pidfd, self.stdout, self.stderr)
+    }
+
+    /// Ends a process that is not reaped yet, so that its id is still its own.
+    fn kill(&self) {
+        let _ = kill(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
     }
 
     /// Waits, blocking, for a process that failed to set itself up.

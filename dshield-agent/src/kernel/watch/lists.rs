@@ -56,6 +56,13 @@ const NETNS: [Hook; 2] = [(17, "flow_dissector"), (36, "sk_lookup")];
 const SOCKMAP: [Hook; 4] =
     [(4, "sk_skb_stream_parser"), (5, "sk_skb_stream_verdict"), (7, "sk_msg_verdict"), (38, "sk_skb_verdict")];
 
+/// bpftool's word for an attach type, where it is one that is watched.
+#[must_use]
+pub fn hook_name(attach_type: u32) -> Option<&'static str> {
+    let hooks = CGROUP.iter().chain(&NETNS).chain(&SOCKMAP);
+    hooks.into_iter().find(|(number, _)| *number == attach_type).map(|(_, name)| *name)
+}
+
 /// A place, and what ran there when it was noted.
 #[derive(Debug)]
 pub(super) struct Lists {

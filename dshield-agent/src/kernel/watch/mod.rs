@@ -30,6 +30,7 @@ mod pins;
 mod tests;
 
 pub(super) use self::instance::Instance;
+pub use self::lists::hook_name;
 
 /// What is watched.
 #[derive(Debug)]
