@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use dshield_common::log::entry::{Close, Connect, Event, Process, Record, Refused};
-use dshield_common::policy::{LogLevel, Route, TlsMode};
+use dshield_common::policy::{LogLevel, Protocol, Route, TlsMode};
 
 use super::Context;
 use super::counted::Counters;
@@ -34,7 +34,7 @@ impl Allowed {
         let id = context.next_connection();
         let connect = Connect {
             connection: id,
-            host: route.name.to_string(),
+            host: route.to.to_string(),
             port: route.port,
             tls: route.tls().to_string(),
             rule: route.rule_id().to_owned(),
@@ -44,7 +44,8 @@ impl Allowed {
         let pending = context.log.enqueue(record).await?;
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
-        let requests_wait = route.tls() != TlsMode::Passthrough && context.log_level == LogLevel::Request;
+        let has_requests = route.tls() != TlsMode::Passthrough && route.protocol() == Protocol::Http;
+        let requests_wait = has_requests && context.log_level == LogLevel::Request;
         if !requests_wait {
             pending.durable().await?;
         }

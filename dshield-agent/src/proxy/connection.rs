@@ -3,8 +3,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dshield_common::destination::Destination;
 use dshield_common::log::entry::{Process, Refused};
-use dshield_common::policy::TlsMode;
+use dshield_common::policy::{Protocol, TlsMode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -21,21 +22,16 @@ pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Con
     let peer = canonical(peer);
     let process = (context.who_asked)(context.instance.netns_cookie(), peer);
     let Ok(target) = stream.local_addr().map(canonical) else { return };
-    let Some(name) = context.names.name(target.ip()) else {
-        context.refuse(
-            "connect",
-            "address_without_name",
-            format!("tcp {target}: no rule names the address"),
-            NO_RULE,
-            process,
-        );
-        return reset(&stream);
+    let to = match context.names.name(target.ip()) {
+        Some(name) => Destination::Name(name),
+        None => Destination::from(target.ip()),
     };
     let port = target.port();
-    let route = match context.egress.policy.route(&name, port) {
+    let shown = format!("{}:{port}", to.authority());
+    let route = match context.egress.policy.route(&to, port) {
         Ok(route) => route,
         Err(denied) => {
-            let detail = format!("tcp {name}:{port}: {denied}");
+            let detail = format!("tcp {shown}: {denied}");
             context.refuse("connect", denied.reason(), detail, denied.rule().unwrap_or(NO_RULE), process);
             return reset(&stream);
         }
@@ -45,16 +41,20 @@ pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Con
     let mut hello = None;
     if route.tls() != TlsMode::None {
         match hello::read(&mut stream).await {
-            Ok(read) if read.server_name == name => hello = Some(read.bytes),
+            // An address is never a server name (RFC 6066, section 3): whoever connects to one sends none.
+            Ok(read) if read.server_name.as_ref() == to.name() => hello = Some(read.bytes),
             Ok(read) => {
-                let detail = format!("tls to {name}:{port} with the server name {}", read.server_name);
-                context.refuse("tls", "sni_mismatch", detail, route.rule_id(), process);
+                let (reason, detail) = match read.server_name {
+                    Some(name) => ("sni_mismatch", format!("tls to {shown} with the server name {name}")),
+                    None => ("sni_missing", format!("tls to {shown}: the ClientHello names no server (SNI)")),
+                };
+                context.refuse("tls", reason, detail, route.rule_id(), process);
                 return alert(stream).await;
             }
             // It sent nothing that could leave; a function that probes a port is no refusal.
             Err(HelloError::Io(_)) => return,
             Err(error) => {
-                let detail = format!("tls to {name}:{port}: {error}");
+                let detail = format!("tls to {shown}: {error}");
                 context.refuse("tls", error.reason(), detail, route.rule_id(), process);
                 return alert(stream).await;
             }
@@ -76,6 +76,9 @@ async fn relay(allowed: &mut Allowed, stream: Counted<TcpStream>, hello: bytes::
         match allowed.route.tls() {
             TlsMode::Inspect => inspect(allowed, stream.with_prefix(hello)).await,
             TlsMode::Passthrough => pass_through(allowed, stream, hello).await,
+            TlsMode::None if allowed.route.protocol() == Protocol::Tcp => {
+                pass_through(allowed, stream, bytes::Bytes::new()).await
+            }
             TlsMode::None => http::serve(stream, allowed).await,
         }
     };
@@ -88,7 +91,7 @@ async fn relay(allowed: &mut Allowed, stream: Counted<TcpStream>, hello: bytes::
 }
 
 async fn inspect(allowed: &Allowed, stream: Counted<TcpStream>) -> Result<(), String> {
-    let config = allowed.context.ca.server_config(&allowed.route.name).map_err(|error| error.to_string())?;
+    let config = allowed.context.ca.server_config(&allowed.route.to).map_err(|error| error.to_string())?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
     let stream = handshake
         .map_err(|_| "the TLS handshake took too long".to_owned())?

@@ -15,8 +15,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What a client said first.
 #[derive(Debug)]
 pub(super) struct Hello {
-    /// The name it wants (RFC 6066).
-    pub(super) server_name: HostName,
+    /// The name it wants (RFC 6066), if it says one.
+    pub(super) server_name: Option<HostName>,
     /// Every byte read, to be sent on or parsed again.
     pub(super) bytes: Bytes,
 }
@@ -26,8 +26,6 @@ pub(super) struct Hello {
 pub(super) enum HelloError {
     #[error("the client sent no TLS ClientHello ({0})")]
     NotTls(String),
-    #[error("the ClientHello names no server (SNI)")]
-    NoServerName,
     #[error("the ClientHello names a server that is no host name")]
     BadServerName,
     #[error("the client sent no whole ClientHello in {} s and {} KiB", TIMEOUT.as_secs(), MAX_BYTES >> 10)]
@@ -41,7 +39,6 @@ impl HelloError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::NotTls(_) => "not_tls",
-            Self::NoServerName => "sni_missing",
             Self::BadServerName => "sni_invalid",
             Self::Incomplete => "hello_incomplete",
             Self::Io(_) => "connection_ended",
@@ -72,8 +69,8 @@ async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> Result<Hello, Hell
             match acceptor.accept() {
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    let name = hello.server_name().ok_or(HelloError::NoServerName)?;
-                    let server_name = HostName::parse(name).map_err(|_| HelloError::BadServerName)?;
+                    let server_name = hello.server_name().map(HostName::parse).transpose();
+                    let server_name = server_name.map_err(|_| HelloError::BadServerName)?;
                     return Ok(Hello { server_name, bytes: bytes.freeze() });
                 }
                 Ok(None) => {}

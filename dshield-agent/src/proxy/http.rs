@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery};
 use ::http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use dshield_common::destination::Destination;
 use dshield_common::log::entry::{Event, Phase, Record, Request as RequestEntry};
-use dshield_common::name::HostName;
 use dshield_common::policy::{LogLevel, Rule, TlsMode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -110,22 +110,23 @@ fn judge(connection: &Allowed, request: &Request<Incoming>) -> Result<Arc<Rule>,
     };
     let target = request.method().as_str().len() + request.uri().path().len();
     if target > LONGEST_TARGET {
-        let detail = format!("request to {} with method and path of {target} bytes", route.name);
+        let detail = format!("request to {} with method and path of {target} bytes", route.to);
         let hint = "shorten it; data belongs into the body or the query";
         return Err(refuse(StatusCode::URI_TOO_LONG, "target_too_long", detail, hint));
     }
     if request.method() == Method::CONNECT {
-        let detail = format!("CONNECT inside the connection to {}", route.name);
+        let detail = format!("CONNECT inside the connection to {}", route.to);
         return Err(refuse(StatusCode::FORBIDDEN, "connect_inside", detail, "connect to the host directly"));
     }
     let authority = authority(request).map_err(|problem| {
-        let detail = format!("request to {}: {problem}", route.name);
+        let detail = format!("request to {}: {problem}", route.to);
         refuse(StatusCode::BAD_REQUEST, "authority_invalid", detail, "send one Host header with the host's name")
     })?;
     let default_port = if route.tls() == TlsMode::None { 80 } else { 443 };
-    if authority.0 != route.name || authority.1.unwrap_or(default_port) != route.port {
-        let shown = authority.1.map_or_else(|| authority.0.to_string(), |port| format!("{}:{port}", authority.0));
-        let detail = format!("request for {shown} on the connection to {}:{}", route.name, route.port);
+    if authority.0 != route.to || authority.1.unwrap_or(default_port) != route.port {
+        let asked = authority.0.authority();
+        let shown = authority.1.map_or_else(|| asked.clone(), |port| format!("{asked}:{port}"));
+        let detail = format!("request for {shown} on the connection to {}:{}", route.to.authority(), route.port);
         let hint = "open a connection of its own for each host";
         return Err(refuse(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail, hint));
     }
@@ -140,7 +141,7 @@ fn judge(connection: &Allowed, request: &Request<Incoming>) -> Result<Arc<Rule>,
     if let Some(limit) = rule.max_request_bytes
         && declared > limit
     {
-        let detail = format!("request body of {declared} bytes to {}; the rule allows {limit}", route.name);
+        let detail = format!("request body of {declared} bytes to {}; the rule allows {limit}", route.to);
         let hint = "raise max_request_bytes in the rule";
         return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", detail, hint));
     }
@@ -148,31 +149,20 @@ fn judge(connection: &Allowed, request: &Request<Incoming>) -> Result<Arc<Rule>,
 }
 
 /// The name and port that the request is for: `Host`, and the target in absolute form where there is one.
-fn authority(request: &Request<Incoming>) -> Result<(HostName, Option<u16>), String> {
+fn authority(request: &Request<Incoming>) -> Result<(Destination, Option<u16>), String> {
+    let parse = |bytes| Destination::parse_authority(bytes).map_err(|error| error.to_string());
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => parse_authority(host.as_bytes())?,
+        (Some(host), None) => parse(host.as_bytes())?,
         (None, _) => return Err("no Host header".into()),
         (Some(_), Some(_)) => return Err("more than one Host header".into()),
     };
     if let Some(target) = request.uri().authority()
-        && parse_authority(target.as_str().as_bytes())? != host
+        && parse(target.as_str().as_bytes())? != host
     {
         return Err("the request target and the Host header name different hosts".into());
     }
     Ok(host)
-}
-
-fn parse_authority(bytes: &[u8]) -> Result<(HostName, Option<u16>), String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "a host that is not ASCII".to_owned())?;
-    let (host, port) = match text.split_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            (host, Some(port.parse().map_err(|_| "a port out of range".to_owned())?))
-        }
-        Some(_) => return Err("a host with a port that is no number".into()),
-        None => (text, None),
-    };
-    Ok((HostName::parse(host).map_err(|error| error.to_string())?, port))
 }
 
 async fn forward(connection: &Allowed, rule: &Arc<Rule>, request: Request<Incoming>) -> Response<Body> {
@@ -210,11 +200,14 @@ fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange,
     let (mut parts, incoming) = request.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     let (scheme, default_port) = if route.tls() == TlsMode::None { ("http", 80) } else { ("https", 443) };
-    let authority =
-        if route.port == default_port { route.name.to_string() } else { format!("{}:{}", route.name, route.port) };
+    let authority = if route.port == default_port {
+        route.to.authority()
+    } else {
+        format!("{}:{}", route.to.authority(), route.port)
+    };
     let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let mut uri = Uri::default().into_parts();
-    // A HostName is a valid authority and header value by construction.
+    // A Destination is a valid authority and header value by construction.
     uri.scheme = scheme.parse().ok();
     uri.authority = authority.parse::<Authority>().ok();
     uri.path_and_query = Some(path);
@@ -325,7 +318,7 @@ impl Exchange {
         let begin = match context.log_level {
             LogLevel::Request => {
                 let entry = RequestEntry {
-                    host: Some(connection.route.name.to_string()),
+                    host: Some(connection.route.to.to_string()),
                     method: Some(request.method().to_string()),
                     path: Some(request.uri().path().to_owned()),
                     rule: Some(rule.id.clone()),

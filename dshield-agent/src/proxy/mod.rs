@@ -27,7 +27,6 @@ use crate::kernel::Sockets;
 use crate::log::Log;
 use crate::refusals::Refusals;
 
-mod address;
 mod allowed;
 mod body;
 mod ca;

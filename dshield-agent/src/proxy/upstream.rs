@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::Uri;
+use dshield_common::address::special_purpose;
+use dshield_common::destination::Destination;
 use dshield_common::policy::{Route, TlsMode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +26,6 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::Resolver;
-use super::address::special_purpose;
 use super::body::Body;
 use crate::instance::BoxFuture;
 
@@ -68,8 +69,8 @@ impl UpstreamError {
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolver: Arc<Resolver>,
-    /// By rule, name and port, so that no request ever travels on a connection that another rule made.
-    clients: Mutex<HashMap<(String, String, u16), HttpClient>>,
+    /// By rule, destination and port, so that no request ever travels on a connection that another rule made.
+    clients: Mutex<HashMap<(String, Destination, u16), HttpClient>>,
 }
 
 /// A client for one route.
@@ -87,7 +88,7 @@ impl Upstream {
 
     /// The client for a decided route.
     pub(super) fn client(&self, route: &Route) -> Result<HttpClient, UpstreamError> {
-        let key = (route.rule_id().to_owned(), route.name.to_string(), route.port);
+        let key = (route.rule_id().to_owned(), route.to.clone(), route.port);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
@@ -128,7 +129,7 @@ async fn dial(resolver: &Resolver, route: &Route) -> Result<TcpStream, UpstreamE
         }
     }
     Err(last.unwrap_or_else(|| UpstreamError::Resolve {
-        name: route.name.to_string(),
+        name: route.to.to_string(),
         source: io::ErrorKind::NotFound.into(),
     }))
 }
@@ -139,16 +140,28 @@ async fn addresses(resolver: &Resolver, route: &Route) -> Result<Vec<SocketAddr>
         let pins = route.resolve().iter();
         return Ok(pins.map(|pin| SocketAddr::new(pin.ip, pin.port.unwrap_or(route.port))).collect());
     }
-    let name = || route.name.to_string();
-    let found = resolver.addresses(&route.name).await;
-    let found = found.map_err(|source| UpstreamError::Resolve { name: name(), source })?;
+    let name = match &route.to {
+        // Judged when the route was decided on.
+        Destination::Address(address) => return Ok(vec![SocketAddr::new(*address, route.port)]),
+        Destination::Name(name) => name,
+    };
+    let found = resolver.addresses(name).await;
+    let found = found.map_err(|source| UpstreamError::Resolve { name: name.to_string(), source })?;
     // One special address among public ones is an attack on the resolver, not a choice to pick from.
     for address in &found {
         if let Some(why) = special_purpose(*address) {
-            return Err(UpstreamError::SpecialPurpose { name: name(), address: *address, why });
+            return Err(UpstreamError::SpecialPurpose { name: name.to_string(), address: *address, why });
         }
     }
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, route.port)).collect())
+}
+
+/// What the upstream's certificate must prove.
+fn server_name(to: &Destination) -> Result<ServerName<'static>, InvalidDnsNameError> {
+    match to {
+        Destination::Name(name) => ServerName::try_from(name.to_string()),
+        Destination::Address(address) => Ok(ServerName::IpAddress((*address).into())),
+    }
 }
 
 fn client_config(anchors: &[Vec<u8>]) -> Result<Arc<ClientConfig>, UpstreamError> {
@@ -195,8 +208,8 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let stream = dial(&resolver, &route).await?;
             let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain(stream))) };
-            let failed = |source| UpstreamError::Tls { name: route.name.to_string(), source };
-            let name = ServerName::try_from(route.name.to_string()).map_err(|e| failed(io::Error::other(e)))?;
+            let failed = |source| UpstreamError::Tls { name: route.to.to_string(), source };
+            let name = server_name(&route.to).map_err(|e| failed(io::Error::other(e)))?;
             let handshake = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(name, stream)).await;
             let stream = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
             Ok(TokioIo::new(UpstreamStream::Tls(Box::new(stream))))
@@ -284,7 +297,7 @@ mod tests {
         let upstream = Upstream::new(Arc::default());
         for i in 0..=2 * MAX_CLIENTS {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
-            let route = deployment.policy.functions[0].route(&name, 443).unwrap();
+            let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();
             let _ = upstream.client(&route).unwrap();
         }
         assert!(upstream.clients.lock().unwrap().len() <= MAX_CLIENTS);
