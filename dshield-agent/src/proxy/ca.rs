@@ -63,7 +63,7 @@ impl InspectionCa {
         &self.pem
     }
 
-    /// How to speak TLS as `to`, HTTP/1.1 only, without session tickets: a ticket would let a connection
+    /// How to speak TLS as `to`, for HTTP/1.1 or HTTP/2, without session tickets: a ticket would let a connection
     /// start without the checks of a full handshake.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl InspectionCa {
             .map_err(error)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)

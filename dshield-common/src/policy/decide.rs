@@ -119,6 +119,12 @@ impl Route {
         &self.rules[0] // `route` makes no Route without a rule
     }
 
+    /// True when some rule says which methods are allowed.
+    #[must_use]
+    pub fn limits_methods(&self) -> bool {
+        self.rules.iter().any(|rule| rule.methods.is_some())
+    }
+
     /// The first rule's id: what the log names before a request is known.
     #[must_use]
     pub fn rule_id(&self) -> &str {
