@@ -95,20 +95,19 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 
-    /// Up to CRLF, which is not part of it.
-    fn line(&mut self) -> Result<&'a str, Fault> {
+    /// Up to CRLF, which is not part of it; each byte one character.
+    fn line(&mut self) -> Result<String, Fault> {
         let left = &self.bytes[self.at..];
-        let Some(length) = left.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0)) else {
+        let Some(length) = left.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t') else {
             return Err(Fault::Incomplete);
         };
         match left.get(length..length + 2) {
             Some(b"\r\n") => {}
             None if left[length] == b'\r' => return Err(Fault::Incomplete),
-            _ => return fault(format!("a bare CR, LF or NUL in {:?}", String::from_utf8_lossy(left))),
+            _ => return fault(format!("a control character in {:?}", String::from_utf8_lossy(left))),
         }
         self.at += length + 2;
-        let line = &left[..length];
-        std::str::from_utf8(line).or_else(|_| fault(format!("a line that is no text: {}", line.escape_ascii())))
+        Ok(left[..length].iter().map(|byte| char::from(*byte)).collect())
     }
 
     fn fields(&mut self) -> Result<Fields, Fault> {
@@ -134,7 +133,7 @@ impl<'a> Rest<'a> {
             if line.is_empty() || line.len() > 8 || !line.bytes().all(|byte| byte.is_ascii_hexdigit()) {
                 return fault(format!("the chunk size {line:?}"));
             }
-            let size = usize::from_str_radix(line, 16).or_else(|_| fault("a chunk size out of range"))?;
+            let size = usize::from_str_radix(&line, 16).or_else(|_| fault("a chunk size out of range"))?;
             if size == 0 {
                 return Ok((body, self.fields()?));
             }
