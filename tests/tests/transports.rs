@@ -1,7 +1,6 @@
 //! The ways out besides plain HTTPS over IPv4: passthrough, no TLS, DNS in every form, IPv6; and what is asked of an
 //! upstream before it gets anything.
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use dshield_common::log::entry::{Close, Connect, Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Log, Project};
@@ -269,41 +268,6 @@ fn a_name_that_cannot_be_resolved_is_an_answer_that_says_so() {
         |log: &Log| log.events().any(|(_, event)| matches!(event, Event::Request(request) if request.error.is_some()));
     let log = agent.log_with("the request's failure", ended);
     assert_eq!(log.verify(), Ok(()));
-}
-
-/// The upstream must prove its name before anything is sent to it.
-#[test]
-fn an_upstream_that_does_not_prove_its_name_gets_no_request() {
-    let other = Standin::start();
-    let cases = [
-        ("from an authority that nobody trusts", Standin::start(), None),
-        ("from an authority that another rule trusts", Standin::start(), Some(other.ca_file().to_owned())),
-        ("for another name", Standin::start_as(&["other.example"]), None),
-        ("expired", Standin::start_expired(), None),
-    ];
-    for (number, (what, standin, ca)) in cases.into_iter().enumerate() {
-        let trusted = match ca {
-            Some(file) => Some(file),
-            None if number == 0 => None,
-            None => Some(PathBuf::from(standin.ca_file())),
-        };
-        let rule = Egress::to(NAME).resolve(&standin);
-        let rule = match trusted {
-            Some(file) => rule.set("ca", &json!(file.to_string_lossy()).to_string()),
-            None => rule,
-        };
-        let Some((_project, agent)) = agent(&[rule]) else { return };
-        let answer = run_with(&agent, "f", POST, json!({"host": NAME}));
-        assert_eq!(
-            (&answer["status"], &answer["refused"]),
-            (&json!(502), &json!("upstream_certificate")),
-            "{what}: {answer}"
-        );
-        let log = refusal(&agent, "upstream", "upstream_certificate");
-        assert!(log.refused("f").iter().all(|refused| refused.connection.is_some()), "{log}");
-        assert!(standin.connections() > 0, "{what}: it was not even asked");
-        assert!(standin.seen().is_empty(), "{what}: {:?}", standin.seen());
-    }
 }
 
 #[test]

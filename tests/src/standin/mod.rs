@@ -3,10 +3,14 @@
 //! Requests flow in; answers flow out, and [`Standin::seen`] is the list of what really arrived: the
 //! witness that no test could ask the agent for. Besides `POST /v1/messages` there are `GET /bytes/N`,
 //! `POST /echo` (and anything below it) and `GET /slow`.
+//!
+//! [`origin`] is another upstream: it keeps every byte and believes nothing that is not written plainly.
 mod body;
 mod messages;
+pub mod origin;
 mod routes;
-mod tls;
+pub mod strict;
+pub mod tls;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -52,31 +56,25 @@ impl Standin {
     /// Plays these names.
     #[must_use]
     pub fn start_as(names: &[&str]) -> Self {
-        Self::start_with(tls::identity(names, false), true)
-    }
-
-    /// Plays [`NAME`] with a certificate that is no longer valid.
-    #[must_use]
-    pub fn start_expired() -> Self {
-        Self::start_with(tls::identity(&[NAME], true), true)
+        Self::start_with(tls::identity(names), true)
     }
 
     /// Speaks HTTP without TLS, whatever name it is called by.
     #[must_use]
     pub fn start_plain() -> Self {
-        Self::start_with(tls::identity(&[NAME], false), false)
+        Self::start_with(tls::identity(&[NAME]), false)
     }
 
     /// Plays these names or addresses on the machine's own address, which is not loopback.
     #[must_use]
     pub fn start_on_host(names: &[&str]) -> Self {
-        Self::start_on(host_address(), tls::identity(names, false), true)
+        Self::start_on(host_address(), tls::identity(names), true)
     }
 
     /// Speaks HTTP without TLS on the machine's own address.
     #[must_use]
     pub fn start_plain_on_host() -> Self {
-        Self::start_on(host_address(), tls::identity(&[NAME], false), false)
+        Self::start_on(host_address(), tls::identity(&[NAME]), false)
     }
 
     fn start_with(identity: (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {

@@ -1,39 +1,101 @@
-//! The stand-in's identity: a certificate authority of its own and a leaf for the names it plays.
+//! The stand-ins' identities: certificate authorities, what they issue, and servers that show it.
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
 use rustls::ServerConfig;
-use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls::crypto::ring::{default_provider, sign};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// Makes the authority (PEM) and a server configuration with a leaf for `names`, valid for HTTP/1.1; a leaf that
-/// has `expired` was valid in the year 2020.
-pub(super) fn identity(names: &[&str], expired: bool) -> (String, Arc<ServerConfig>) {
-    let ca_key = KeyPair::generate().expect("the random source works");
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name.push(DnType::CommonName, "D-Shield test upstream CA");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let ca_pem = ca.self_signed(&ca_key).expect("the parameters are complete").pem();
-    let issuer = Issuer::new(ca, ca_key);
+/// A certificate, its key and what it was made from.
+#[derive(Debug)]
+pub struct Issued {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Its key: ECDSA P-256.
+    pub key: KeyPair,
+    params: CertificateParams,
+}
 
-    let leaf_key = KeyPair::generate().expect("the random source works");
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut leaf = CertificateParams::new(names).expect("the names are host names");
-    if expired {
-        leaf.not_before = date_time_ymd(2020, 1, 1);
-        leaf.not_after = date_time_ymd(2020, 12, 31);
+impl Issued {
+    /// An authority that signs itself and may sign everything, but for what `change` says.
+    #[must_use]
+    pub fn authority(change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (key, mut params) = (new_key(), may_sign("D-Shield test upstream CA"));
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("the parameters are complete");
+        Self { certificate, key, params }
     }
-    leaf.use_authority_key_identifier_extension = true;
-    let leaf = leaf.signed_by(&leaf_key, &issuer).expect("the issuer may sign");
-    let key = PrivatePkcs8KeyDer::from(leaf_key.serialize_der());
 
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    /// An authority below this one, called `name`.
+    #[must_use]
+    pub fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = may_sign(name);
+        change(&mut params);
+        self.sign(params)
+    }
+
+    /// A server's certificate for these DNS names.
+    #[must_use]
+    pub fn leaf(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = CertificateParams::default();
+        let alternative = |name: &&str| match name.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName((*name).try_into().expect("the names are ASCII")),
+        };
+        params.subject_alt_names = names.iter().map(alternative).collect();
+        change(&mut params);
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Self {
+        params.use_authority_key_identifier_extension = true;
+        let key = new_key();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let certificate = params.signed_by(&key, &issuer).expect("the parameters are complete");
+        Self { certificate, key, params }
+    }
+
+    /// A server that shows this certificate, then `others`.
+    #[must_use]
+    pub fn server(&self, others: &[&Self]) -> Arc<ServerConfig> {
+        let chain = [self].iter().chain(others).map(|issued| issued.certificate.der().clone()).collect();
+        server_config(chain, PrivatePkcs8KeyDer::from(self.key.serialize_der()).into())
+    }
+}
+
+/// A TLS server for HTTP/1.1 that shows `chain` whatever it is asked for. Whether the key belongs to it is not checked.
+///
+/// # Panics
+/// The key is of a kind that ring does not know.
+#[must_use]
+pub fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'_>) -> Arc<ServerConfig> {
+    let key = sign::any_supported_type(&key).expect("ring knows the key");
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has the default versions")
         .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key.into())
-        .expect("the key belongs to the certificate");
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, key))));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    (ca_pem, Arc::new(config))
+    Arc::new(config)
+}
+
+/// The stand-in's own: an authority (PEM) and a server with a leaf for `names`.
+pub(super) fn identity(names: &[&str]) -> (String, Arc<ServerConfig>) {
+    let authority = Issued::authority(|_| ());
+    (authority.certificate.pem(), authority.leaf(names, |_| ()).server(&[]))
+}
+
+fn new_key() -> KeyPair {
+    KeyPair::generate().expect("the random source works")
+}
+
+fn may_sign(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }

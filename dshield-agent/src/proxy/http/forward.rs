@@ -19,7 +19,7 @@ use crate::proxy::tasks::Tasks;
 use crate::proxy::upstream::{Dialect, UpstreamError};
 
 /// RFC 9110, section 7.6.1, and what belongs to one connection only. `Expect` is answered here.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -27,6 +27,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
     header::EXPECT,
 ];
 

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::ops::Range;
 
-use ::http::HeaderName;
+use ::http::{HeaderName, Uri};
 use memchr::{memchr, memmem};
 
 /// The largest request head: what each of an instance's connections may hold in the agent's memory.
@@ -16,8 +16,9 @@ pub(super) const MAX_HEAD: usize = 64 << 10;
 pub(super) const MAX_FIELDS: usize = 128;
 /// Sixteen hexadecimal digits are 2⁶⁴; nobody sends such a chunk.
 const MAX_SIZE_DIGITS: usize = 15;
-/// The largest trailer section.
+/// The largest trailer section, and the most fields in it.
 const MAX_TRAILERS: usize = 8 << 10;
+const MAX_TRAILER_FIELDS: usize = 64;
 
 /// Why the bytes are no message that can be read in one way only. The function is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +53,7 @@ pub(in crate::proxy) enum Violation {
     ChunkEnd,
     #[error("a trailer `{0}` that belongs into the head")]
     Trailer(&'static str),
-    #[error("trailers of more than {} KiB", MAX_TRAILERS >> 10)]
+    #[error("trailers of more than {} KiB or {MAX_TRAILER_FIELDS} lines", MAX_TRAILERS >> 10)]
     TrailersTooLarge,
     #[error("a head that took more than {} s", super::guard::HEAD_TIME.as_secs())]
     TooSlow,
@@ -169,9 +170,11 @@ impl<'b> RequestLine<'b> {
             _ => return Err(Violation::RequestLine),
         };
         let in_target = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
-        if method.is_empty() || !method.iter().all(is_token) || target.is_empty() || !target.iter().all(in_target) {
+        if method.is_empty() || !method.iter().all(is_token) || !target.iter().all(in_target) {
             return Err(Violation::RequestLine);
         }
+        // What the library behind this cannot read, it would answer in its own words.
+        Uri::try_from(target).map_err(|_| Violation::RequestLine)?;
         Ok(Self { method, target, minor })
     }
 }
@@ -267,6 +270,7 @@ fn content_length(value: &[u8]) -> Result<u64, Violation> {
 pub(super) struct Chunks {
     at: At,
     trailers: Vec<u8>,
+    trailer_fields: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -335,7 +339,8 @@ impl Chunks {
         let line = memchr(b'\n', bytes).map(|end| end + 1);
         let taken = line.unwrap_or(bytes.len());
         self.trailers.extend_from_slice(&bytes[..taken]);
-        if self.trailers.len() > MAX_TRAILERS {
+        self.trailer_fields += usize::from(line.is_some());
+        if self.trailers.len() > MAX_TRAILERS || self.trailer_fields > MAX_TRAILER_FIELDS + 1 {
             return Err(Violation::TrailersTooLarge);
         }
         if line.is_some() {
@@ -481,6 +486,8 @@ mod tests {
             "GET\t/ HTTP/1.1",
             "GET /\u{e9} HTTP/1.1",
             "GET /#a HTTP/1.1",
+            "GET \\/a HTTP/1.1",
+            "GET http:///a HTTP/1.1",
             "GET / http/1.1",
             "GET / HTTP/1.2",
             "GET / HTTP/3.0",

@@ -447,8 +447,8 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
-        let mut out = String::new();
-        guard.read_to_string(&mut out).await.unwrap();
-        assert_eq!((out.as_bytes(), ledger.violation(1)), (STAND_IN, Some(Violation::TooSlow)));
+        let mut out = vec![0; STAND_IN.len()];
+        guard.read_exact(&mut out).await.unwrap();
+        assert_eq!((&out[..], ledger.violation(1)), (STAND_IN, Some(Violation::TooSlow)));
     }
 }

@@ -1,0 +1,30 @@
+//! Fuzz targets: any bytes flow in; nothing flows out, and what must hold of them is asserted.
+//!
+//! Each target is a plain function. `cargo fuzz` drives it with coverage on nightly (README.md); `tests/corpus.rs`
+//! drives it on stable, with the corpus that is kept and with [`mutate`]d copies of it for a few seconds.
+#![forbid(unsafe_code)]
+
+pub mod host_name;
+pub mod log_line;
+pub mod mutate;
+pub mod path;
+pub mod policy;
+
+/// A parser of hostile bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, and that of its folder in `corpus/`.
+    pub name: &'static str,
+    /// Panics when something does not hold for these bytes.
+    pub check: fn(&[u8]),
+    /// What to write into inputs, so that mutations get past the first comparison.
+    pub words: &'static [&'static str],
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "policy", check: policy::check, words: policy::WORDS },
+    Target { name: "host_name", check: host_name::check, words: host_name::WORDS },
+    Target { name: "path", check: path::check, words: path::WORDS },
+    Target { name: "log_line", check: log_line::check, words: log_line::WORDS },
+];

@@ -1,0 +1,85 @@
+//! Every target on stable: the inputs that are kept, then others made from them, for a few seconds.
+//!
+//! `DSHIELD_FUZZ_SECONDS` is how long each target's mutations run (5 unless said otherwise), `DSHIELD_FUZZ_SEED`
+//! where they start. An input that fails is written below `fuzz/artifacts/`; when its cause is mended it moves to
+//! `fuzz/corpus/`.
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dshield_fuzz::mutate::Mutator;
+use dshield_fuzz::{TARGETS, Target};
+
+/// No input of a few kilobytes may take this long, on the slowest machine.
+const LONGEST: Duration = Duration::from_secs(10);
+
+fn folder(kind: &str, target: &Target) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(kind).join(target.name)
+}
+
+fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = folder("corpus", target);
+    let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = files.map(|file| file.expect("the folder can be read").path()).collect();
+    // The order of a folder differs from machine to machine.
+    paths.sort();
+    assert!(paths.len() > 1, "{} has no corpus", target.name);
+    let read = |path: PathBuf| fs::read(&path).map(|bytes| (path, bytes)).expect("the file can be read");
+    paths.into_iter().map(read).collect()
+}
+
+/// Runs the target on `input`; keeps the input when that fails.
+fn check(target: &Target, input: &[u8]) {
+    let started = Instant::now();
+    let done = catch_unwind(AssertUnwindSafe(|| (target.check)(input)));
+    let late = started.elapsed() > LONGEST;
+    if done.is_ok() && !late {
+        return;
+    }
+    let mut hasher = DefaultHasher::new();
+    input.hash(&mut hasher);
+    let folder = folder("artifacts", target);
+    let file = folder.join(format!("{:016x}", hasher.finish()));
+    fs::create_dir_all(&folder).and_then(|()| fs::write(&file, input)).expect("the folder can be written");
+    eprintln!("{}: this input failed, and is kept as {}: {}", target.name, file.display(), input.escape_ascii());
+    assert!(!late, "{}: an input took {:?}", target.name, started.elapsed());
+    if let Err(panic) = done {
+        resume_unwind(panic);
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    let Ok(text) = std::env::var(variable) else { return default };
+    text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a whole number"))
+}
+
+#[test]
+fn every_input_that_is_kept_holds() {
+    for target in TARGETS {
+        for (_, input) in corpus(target) {
+            check(target, &input);
+        }
+    }
+}
+
+#[test]
+fn inputs_made_from_those_hold() {
+    let seconds = Duration::from_secs(number("DSHIELD_FUZZ_SECONDS", 5));
+    let seed = number("DSHIELD_FUZZ_SEED", 1);
+    std::thread::scope(|scope| {
+        for target in TARGETS {
+            scope.spawn(move || {
+                let inputs: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, input)| input).collect();
+                let mut mutator = Mutator::new(seed, target.words);
+                let (started, mut count) = (Instant::now(), 0_u64);
+                while started.elapsed() < seconds {
+                    check(target, &mutator.next(&inputs));
+                    count += 1;
+                }
+                eprintln!("{}: {count} inputs from seed {seed}", target.name);
+            });
+        }
+    });
+}
