@@ -45,14 +45,28 @@ impl Refusals {
 
     /// Writes the refusal into the log, on its own or with its like. Never waits for the disk.
     pub fn report(self: &Arc<Self>, refused: Refused) {
+        if let Some(alone) = self.fold(refused) {
+            self.write(alone);
+        }
+    }
+
+    /// Gives back a refusal that gets an entry of its own; the others are counted.
+    fn fold(self: &Arc<Self>, refused: Refused) -> Option<Refused> {
         let mut window = self.window();
         if window.refused < SINGLE_ENTRIES {
             window.refused += 1;
-            drop(window);
-            return self.write(refused);
+            return Some(refused);
         }
         let key = (refused.layer.clone(), refused.reason.clone(), refused.rule.clone());
         window.folded.entry(key).or_insert((refused, 0)).1 += 1;
+        None
+    }
+
+    /// [`Self::report`], and waits for the entry: its number, where it has one of its own.
+    pub async fn report_numbered(self: &Arc<Self>, refused: Refused) -> Option<u64> {
+        let alone = self.fold(refused)?;
+        tell(&self.instance, &alone);
+        self.log.append(self.record(Event::Refused(alone))).await.ok()
     }
 
     /// Writes the answer into the log, or counts it. Waits while the log's queue is full.
@@ -104,18 +118,23 @@ impl Refusals {
     }
 
     fn write(&self, refused: Refused) {
-        tracing::info!(
-            function = self.instance.function(),
-            instance = self.instance.id(),
-            reason = refused.reason,
-            rule = refused.rule,
-            count = refused.count,
-            "refused: {}",
-            refused.detail
-        );
+        tell(&self.instance, &refused);
         // A log that has failed has stopped all egress already, and says so itself.
         let _ = self.log.enqueue_now(self.record(Event::Refused(refused)));
     }
+}
+
+/// For the operator who watches the agent.
+fn tell(instance: &Instance, refused: &Refused) {
+    tracing::info!(
+        function = instance.function(),
+        instance = instance.id(),
+        reason = refused.reason,
+        rule = refused.rule,
+        count = refused.count,
+        "refused: {}",
+        refused.detail
+    );
 }
 
 #[cfg(test)]
@@ -140,6 +159,7 @@ mod tests {
             detail: "dns A a.example".into(),
             rule: "default".into(),
             connection: None,
+            attempt: None,
             process: None,
             count: None,
         };

@@ -1,7 +1,8 @@
 //! What both sides of a boundary share.
 //!
 //! * [`abi`]: the types that the kernel programs and the agent exchange (`no_std`).
-//! * [`name`], [`policy`]: the whitelist, parsed once into types that cannot be wrong.
+//! * [`name`], [`address`], [`destination`]: who is spoken to.
+//! * [`policy`]: the whitelist, parsed once into types that cannot be wrong.
 //! * [`canonical`], [`log`]: canonical JSON (RFC 8785) and the log's entry format.
 //!
 //! Text and bytes flow in, typed values and hashes flow out. Nothing here opens a file, a socket or
@@ -11,7 +12,11 @@
 
 pub mod abi;
 #[cfg(feature = "std")]
+pub mod address;
+#[cfg(feature = "std")]
 pub mod canonical;
+#[cfg(feature = "std")]
+pub mod destination;
 #[cfg(feature = "std")]
 pub mod log;
 #[cfg(feature = "std")]

@@ -63,7 +63,7 @@ fn a_process_that_outlives_its_invocation_is_held_and_logged_as_before_and_ends_
     agent.log_with("a request of no invocation", after);
     let refused = |log: &Log| {
         let refused = log.refused("f");
-        ["address_without_name", "udp_port"].iter().all(|reason| refused.iter().any(|r| r.reason == *reason))
+        ["address_not_allowed", "udp_port"].iter().all(|reason| refused.iter().any(|r| r.reason == *reason))
     };
     let log = agent.log_with("both refusals", refused);
     assert_eq!(log.verify(), Ok(()));

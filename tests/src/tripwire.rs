@@ -78,7 +78,8 @@ impl Tripwire {
 }
 
 /// The address that this machine would send from: in a sealed network namespace it is as foreign as any.
-fn host_address() -> IpAddr {
+#[must_use]
+pub fn host_address() -> IpAddr {
     let route = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
         // Sends nothing: connecting a UDP socket only looks up the route. 198.51.100.1 is for documentation.

@@ -87,7 +87,7 @@ fn a_refused_name_causes_no_packet() {
 fn an_address_without_a_name_is_refused() {
     let Some(scene) = Scene::start() else { return };
     let to = scene.tripwire.tcp().to_string();
-    scene.refuses(&json!({"do": "tcp", "address": to, "send": SECRET}), "connect", "address_without_name");
+    scene.refuses(&json!({"do": "tcp", "address": to, "send": SECRET}), "connect", "address_not_allowed");
 }
 
 /// The proxy's promise is about names: a right name in SNI and Host does not help a wrong address.
@@ -95,7 +95,7 @@ fn an_address_without_a_name_is_refused() {
 fn an_allowed_name_does_not_open_an_arbitrary_address() {
     let Some(scene) = Scene::start() else { return };
     let event = allowed_but(json!({"address": scene.tripwire.tcp().to_string()}));
-    scene.refuses(&event, "connect", "address_without_name");
+    scene.refuses(&event, "connect", "address_not_allowed");
 }
 
 #[test]

@@ -177,7 +177,7 @@ except EOFError:
     answer = 'EOF'
 ";
     assert!(run(&agent, "f", tcp).is_string());
-    let log = refusal(&agent, "connect", "address_without_name");
+    let log = refusal(&agent, "connect", "address_not_allowed");
     assert!(log.refused("f")[0].detail.contains("[2001:db8::1]:443"), "{log}");
     let udp = "answer = [failure(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).sendto, b'the data', to)
         for to in (('2001:db8::1', 443), ('::ffff:192.0.2.1', 443))]";

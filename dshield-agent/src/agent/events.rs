@@ -83,6 +83,7 @@ fn entry(refusal: KernelRefusal) -> Refused {
         detail: refusal.detail,
         rule: refusal.program.into(),
         connection: None,
+        attempt: None,
         process: refusal.process,
         count: None,
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dshield_common::log::entry::{Event, Isolation, PolicyInForce, Record};
-use dshield_common::policy::Policy;
+use dshield_common::policy::{Mode, Policy};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -48,6 +48,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Names the cgroup, the pins and the run-time folder; unique on the machine.
     pub name: String,
+    /// Whether the policy may only observe: never where anybody relies on it.
+    pub may_observe: bool,
 }
 
 /// Why the agent did not start. Nothing of it is left behind.
@@ -83,6 +85,11 @@ pub enum StartError {
     /// `/proc` is missing.
     #[error("cannot measure the running program: {0}; is /proc mounted?")]
     Measure(std::io::Error),
+    /// The operator's: a policy that lets everything through is no policy to run.
+    #[error(
+        "mode = \"observe\" refuses nothing: only `dshield dev` takes it; write mode = \"enforce\", or leave it out"
+    )]
+    Observe,
     /// A run-time file cannot be written.
     #[error("{}: {source}", path.display())]
     RunDir {
@@ -119,8 +126,11 @@ impl Agent {
     /// # Errors
     /// One sentence with the cause and the fix.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config, listen, state, name } = options;
+        let Options { config, listen, state, name, may_observe } = options;
         let config = blocking(move || config::load(&config)).await?;
+        if config.deployment.policy.mode == Mode::Observe && !may_observe {
+            return Err(StartError::Observe);
+        }
         let listener =
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;

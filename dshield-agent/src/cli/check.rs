@@ -3,7 +3,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use dshield_common::policy::{Diagnostic, FunctionPolicy, HostPattern, Rule, TlsMode};
+use dshield_common::policy::{Diagnostic, FunctionPolicy, HostPattern, Protocol, Rule, TlsMode};
 use serde_json::{Value, json};
 
 use crate::config::{self, ConfigError, LoadedConfig};
@@ -54,8 +54,11 @@ fn destinations(policy: &FunctionPolicy) -> String {
 }
 
 fn row(rule: &Rule) -> [String; 6] {
-    let hidden = rule.tls == TlsMode::Passthrough;
-    let any = || if hidden { "(hidden)" } else { "any" }.to_owned();
+    let any = || match (rule.tls, rule.protocol) {
+        (TlsMode::Passthrough, _) => "(hidden)".to_owned(),
+        (_, Protocol::Tcp) => "(tcp)".to_owned(),
+        _ => "any".to_owned(),
+    };
     [
         rule.host.to_string(),
         joined(&rule.ports),
@@ -71,14 +74,34 @@ fn notes(rule: &Rule) -> String {
     if let Some(bytes) = rule.max_request_bytes {
         notes.push(format!("at most {bytes} bytes a request"));
     }
+    if rule.upgrade {
+        notes.push("may switch protocols (WebSocket): what is sent then is not judged".to_owned());
+    }
+    if let Some(rate) = rule.rate {
+        notes.push(format!("at most {rate}"));
+    }
+    if let Some(most) = rule.max_concurrent {
+        notes.push(format!("at most {most} at a time"));
+    }
+    for (header, injection) in &rule.inject_header {
+        notes.push(format!("adds {header} from the secret {}", injection.secret));
+    }
+    if !rule.pin_spki.is_empty() {
+        notes.push("upstream's key pinned".to_owned());
+    }
     if !rule.resolve.is_empty() {
         notes.push(format!("pinned to {}", joined(&rule.resolve)));
     }
     if !rule.ca.is_empty() {
         notes.push("own CA".to_owned());
     }
-    if matches!(rule.host, HostPattern::Wildcard(_)) {
-        notes.push("any name below: the name itself can carry data".to_owned());
+    match rule.host {
+        HostPattern::Wildcard(_) => notes.push("any name below: the name itself can carry data".to_owned()),
+        HostPattern::Network(network) => match network.special_purpose() {
+            Some(why) => notes.push(format!("not on the public internet: {why}")),
+            None => notes.push("whoever has the address: no name is proven before it".to_owned()),
+        },
+        HostPattern::Exact(_) => {}
     }
     match rule.tls {
         TlsMode::Passthrough => notes.push("only the name is known, not what is sent".to_owned()),

@@ -40,7 +40,7 @@ pub(super) async fn run(args: DevArgs) -> ExitCode {
     let DevArgs { config, listen, state, name } = args;
     let beside = config.parent().unwrap_or(Path::new("")).join(".dshield");
     let state = state.unwrap_or(beside);
-    let options = Options { config: config.clone(), listen, state: state.clone(), name };
+    let options = Options { config: config.clone(), listen, state: state.clone(), name, may_observe: true };
     let agent = match run::start(options).await {
         Ok(agent) => agent,
         Err(code) => return code,

@@ -30,7 +30,7 @@ pub(super) struct RunArgs {
 /// Runs the agent.
 pub(super) async fn run(args: RunArgs) -> ExitCode {
     let RunArgs { config, listen, state, name } = args;
-    let agent = match start(Options { config, listen, state, name }).await {
+    let agent = match start(Options { config, listen, state, name, may_observe: false }).await {
         Ok(agent) => agent,
         Err(code) => return code,
     };
@@ -52,7 +52,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
     let agent = Agent::start(options).await.map_err(|error| {
         eprintln!("dshield: {error}");
         match error {
-            StartError::Config(_) => ExitCode::from(2),
+            StartError::Config(_) | StartError::Observe => ExitCode::from(2),
             StartError::Kernel(crate::kernel::KernelError::BadName { .. }) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }

@@ -20,6 +20,9 @@ use super::{KernelError, netlink};
 /// Where a function finds the Lambda Runtime API: `127.0.0.1:9001`.
 pub const RUNTIME_API: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9001);
 
+/// Where a function finds the explicit proxy: `127.0.0.1:3128`.
+pub const EXPLICIT_PROXY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
+
 /// A network namespace from which nothing can leave.
 #[derive(Debug)]
 pub struct SealedNetns {
@@ -46,6 +49,8 @@ pub struct Sockets {
     pub dns_udp6: Option<UdpSocket>,
     /// [`RUNTIME_API`].
     pub runtime_api: TcpListener,
+    /// [`EXPLICIT_PROXY`].
+    pub explicit_proxy: TcpListener,
 }
 
 impl SealedNetns {
@@ -100,6 +105,7 @@ fn open_sockets(ipv6: bool) -> io::Result<Sockets> {
         dns_udp4: udp(v4(DNS_PORT))?,
         dns_udp6: if ipv6 { Some(udp(v6(DNS_PORT))?) } else { None },
         runtime_api: tcp(RUNTIME_API)?,
+        explicit_proxy: tcp(EXPLICIT_PROXY)?,
     })
 }
 

@@ -1,10 +1,9 @@
 //! A connection that may leave: in the log from its connect entry to its close entry.
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use dshield_common::log::entry::{Close, Connect, Event, Process, Record, Refused};
-use dshield_common::policy::{LogLevel, Route, TlsMode};
+use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record, Refused};
+use dshield_common::policy::{LogLevel, Protocol, Route, TlsMode};
 
 use super::Context;
 use super::counted::Counters;
@@ -19,8 +18,7 @@ pub(super) struct Allowed {
     pub(super) route: Route,
     counters: Arc<Counters>,
     since: Instant,
-    /// Why it ended, unless in the ordinary way.
-    pub(super) error: Option<String>,
+    error: OnceLock<String>,
 }
 
 impl Allowed {
@@ -30,11 +28,11 @@ impl Allowed {
         route: Route,
         counters: Arc<Counters>,
         process: Option<Process>,
-    ) -> Result<Self, LogError> {
+    ) -> Result<Arc<Self>, LogError> {
         let id = context.next_connection();
         let connect = Connect {
             connection: id,
-            host: route.name.to_string(),
+            host: route.to.to_string(),
             port: route.port,
             tls: route.tls().to_string(),
             rule: route.rule_id().to_owned(),
@@ -44,40 +42,60 @@ impl Allowed {
         let pending = context.log.enqueue(record).await?;
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
-        let requests_wait = route.tls() != TlsMode::Passthrough && context.log_level == LogLevel::Request;
-        if !requests_wait {
+        let has_requests = route.tls() != TlsMode::Passthrough && route.protocol() == Protocol::Http;
+        if !(has_requests && context.log_level == LogLevel::Request) {
             pending.durable().await?;
         }
-        Ok(Self { context, id, route, counters, since: Instant::now(), error: None })
+        Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() }))
+    }
+
+    /// Notes why it ends, unless in the ordinary way.
+    pub(super) fn ended(&self, result: Result<(), String>) {
+        if let Err(error) = result {
+            // What was wrong first explains the rest.
+            let _ = self.error.set(error);
+        }
     }
 
     /// Writes a refusal into the log, when it is one.
     pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
         if let Some(reason) = error.refusal() {
-            self.refuse("upstream", reason, error.to_string(), self.route.rule_id());
+            self.context.refusals.report(self.refused("upstream", reason, error.to_string(), self.route.rule_id()));
         }
     }
 
-    /// Writes a refusal on this connection into the log.
-    pub(super) fn refuse(&self, layer: &str, reason: &str, detail: String, rule: &str) {
-        self.context.refusals.report(Refused {
+    /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.
+    pub(super) async fn refuse(&self, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Option<u64> {
+        let refused = Refused { attempt: Some(attempt), ..self.refused("http", reason, detail, rule) };
+        self.context.refusals.report_numbered(refused).await
+    }
+
+    /// What the connection is for.
+    pub(super) fn attempt(&self) -> Attempt {
+        Attempt { host: self.route.to.to_string(), port: Some(self.route.port), method: None, path: None }
+    }
+
+    fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str) -> Refused {
+        Refused {
             layer: layer.into(),
             reason: reason.into(),
             detail,
             rule: rule.into(),
             connection: Some(self.id),
+            attempt: None,
             process: None,
             count: None,
-        });
+        }
     }
 }
 
 impl Drop for Allowed {
     fn drop(&mut self) {
+        let (bytes_from_function, bytes_to_function) = self.counters.totals();
         let close = Close {
             connection: self.id,
-            bytes_from_function: self.counters.read.load(Ordering::Relaxed),
-            bytes_to_function: self.counters.written.load(Ordering::Relaxed),
+            bytes_from_function,
+            bytes_to_function,
             duration_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             error: self.error.take(),
         };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use ::http::header::{HeaderName, HeaderValue};
 use ::http_body::{Body as HttpBody, Frame, SizeHint};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -33,16 +34,28 @@ pub(super) fn passing<D: Send + Unpin + 'static>(
     body: Incoming,
     count: Arc<AtomicU64>,
     limit: Option<u64>,
+    trailers: fn(&HeaderName) -> bool,
     done: D,
 ) -> Body {
-    Passing { body, count, limit, _done: done }.boxed_unsync()
+    Passing { body, count, limit, trailers, _done: done }.boxed_unsync()
 }
 
 struct Passing<D> {
     body: Incoming,
     count: Arc<AtomicU64>,
     limit: Option<u64>,
+    /// Which trailers go on: a field that no rule has seen must not come in by the back.
+    trailers: fn(&HeaderName) -> bool,
     _done: D,
+}
+
+/// A drained map names a field once for all of its values.
+fn with_its_name(
+    last: &mut Option<HeaderName>,
+    (name, value): (Option<HeaderName>, HeaderValue),
+) -> Option<(HeaderName, HeaderValue)> {
+    *last = name.or(last.take());
+    last.clone().map(|name| (name, value))
 }
 
 impl<D: Unpin> HttpBody for Passing<D> {
@@ -51,18 +64,21 @@ impl<D: Unpin> HttpBody for Passing<D> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        loop {
-            let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
-            let frame = frame?;
-            // Trailers are dropped: a header that no rule has seen must not come in by the back.
-            let Some(data) = frame.data_ref() else { continue };
-            let total = this.count.fetch_add(data.len() as u64, Ordering::Relaxed) + data.len() as u64;
-            if let Some(limit) = this.limit
-                && total > limit
-            {
-                return Poll::Ready(Some(Err(BodyError::TooLarge(limit))));
+        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        let mut frame = frame?;
+        let length = match (frame.data_ref(), this.trailers) {
+            (Some(data), _) => data.len() as u64,
+            (None, may_pass) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    *trailers = trailers.drain().scan(None, with_its_name).filter(|(name, _)| may_pass(name)).collect();
+                }
+                0
             }
-            return Poll::Ready(Some(Ok(frame)));
+        };
+        let total = this.count.fetch_add(length, Ordering::Relaxed) + length;
+        match this.limit {
+            Some(limit) if total > limit => Poll::Ready(Some(Err(BodyError::TooLarge(limit)))),
+            _ => Poll::Ready(Some(Ok(frame))),
         }
     }
 

@@ -1,11 +1,11 @@
 //! The inspection CA: made at boot, kept in memory, trusted by functions only. It signs one certificate
-//! for each name that a function connects to, with that name and no other. No key is ever written anywhere
+//! for each name or address that a function connects to, with that and no other. No key is ever written anywhere
 //! ([`crate::secret`]).
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dshield_common::name::HostName;
+use dshield_common::destination::Destination;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyUsagePurpose,
@@ -31,7 +31,7 @@ const MAX_CACHED: usize = 4096;
 pub struct InspectionCa {
     issuer: Issuer<'static, P256Key>,
     pem: String,
-    leaves: Mutex<HashMap<HostName, (OffsetDateTime, Arc<ServerConfig>)>>,
+    leaves: Mutex<HashMap<Destination, (OffsetDateTime, Arc<ServerConfig>)>>,
 }
 
 /// A certificate could not be made: of this machine's random numbers, or a defect here.
@@ -63,15 +63,15 @@ impl InspectionCa {
         &self.pem
     }
 
-    /// How to speak TLS as `name`, HTTP/1.1 only, without session tickets: a ticket would let a connection
+    /// How to speak TLS as `to`, for HTTP/1.1 or HTTP/2, without session tickets: a ticket would let a connection
     /// start without the checks of a full handshake.
     ///
     /// # Errors
     /// As [`InspectionCa::generate`].
-    pub(super) fn server_config(&self, name: &HostName) -> Result<Arc<ServerConfig>, CaError> {
+    pub(super) fn server_config(&self, to: &Destination) -> Result<Arc<ServerConfig>, CaError> {
         let now = OffsetDateTime::now_utc();
         let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, config)) = leaves.get(name)
+        if let Some((made, config)) = leaves.get(to)
             && (now - *made).abs() < LEAF_RENEWAL
         {
             return Ok(config.clone());
@@ -79,17 +79,18 @@ impl InspectionCa {
         if leaves.len() >= MAX_CACHED {
             leaves.clear();
         }
-        let config = Arc::new(self.make_config(name, now)?);
-        leaves.insert(name.clone(), (now, config.clone()));
+        let config = Arc::new(self.make_config(to, now)?);
+        leaves.insert(to.clone(), (now, config.clone()));
         Ok(config)
     }
 
-    fn make_config(&self, host: &HostName, now: OffsetDateTime) -> Result<ServerConfig, CaError> {
+    fn make_config(&self, host: &Destination, now: OffsetDateTime) -> Result<ServerConfig, CaError> {
         let (key, signer) = secret::with_new_pkcs8(|pkcs8| {
             let signer = any_ecdsa_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8))).map_err(error)?;
             Ok((P256Key::from_pkcs8(pkcs8).map_err(error)?, signer))
         })
         .map_err(error)??;
+        // An address becomes an iPAddress, a name a dNSName.
         let mut params = CertificateParams::new(vec![host.to_string()]).map_err(error)?;
         // A common name holds 64 characters at most; the name is in the subject alternative name.
         params.distinguished_name = name("D-Shield");
@@ -106,7 +107,7 @@ impl InspectionCa {
             .map_err(error)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)

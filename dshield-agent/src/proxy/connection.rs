@@ -3,139 +3,203 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dshield_common::log::entry::{Process, Refused};
-use dshield_common::policy::TlsMode;
+use bytes::Bytes;
+use dshield_common::destination::Destination;
+use dshield_common::log::entry::{Attempt, Process, Refused};
+use dshield_common::policy::{Denied, Protocol, Route, TlsMode};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::allowed::Allowed;
 use super::counted::{Counted, Counters};
-use super::hello::{self, HelloError};
-use super::{Context, NO_RULE, http, relay};
+use super::hello::{self, Hello, HelloError};
+use super::{Context, NO_RULE, deny, http, relay};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing may pass in either direction: as long as an invocation may take.
+const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// Takes one connection through name, decision, log and relay.
 pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Context>) {
-    let peer = canonical(peer);
-    let process = (context.who_asked)(context.instance.netns_cookie(), peer);
+    let process = (context.who_asked)(context.instance.netns_cookie(), canonical(peer));
     let Ok(target) = stream.local_addr().map(canonical) else { return };
-    let Some(name) = context.names.name(target.ip()) else {
-        context.refuse(
-            "connect",
-            "address_without_name",
-            format!("tcp {target}: no rule names the address"),
-            NO_RULE,
-            process,
-        );
-        return reset(&stream);
+    let to = match context.names.name(target.ip()) {
+        Some(name) => Destination::Name(name),
+        None => Destination::Address(target.ip()),
     };
-    let port = target.port();
-    let route = match context.egress.policy.route(&name, port) {
-        Ok(route) => route,
+    let flow = Flow { context, to, port: target.port(), process };
+    match flow.route() {
+        Ok(route) => flow.follow(route, Counted::new(stream, Arc::default()), Requests::Many).await,
         Err(denied) => {
-            let detail = format!("tcp {name}:{port}: {denied}");
-            context.refuse("connect", denied.reason(), detail, denied.rule().unwrap_or(NO_RULE), process);
-            return reset(&stream);
+            let seq = flow.refuse_route(&denied).await;
+            deny::show(stream, &denied, seq).await;
         }
-    };
-    let counters = Arc::new(Counters::default());
-    let mut stream = Counted::new(stream, counters.clone());
-    let mut hello = None;
-    if route.tls() != TlsMode::None {
-        match hello::read(&mut stream).await {
-            Ok(read) if read.server_name == name => hello = Some(read.bytes),
-            Ok(read) => {
-                let detail = format!("tls to {name}:{port} with the server name {}", read.server_name);
-                context.refuse("tls", "sni_mismatch", detail, route.rule_id(), process);
-                return alert(stream).await;
+    }
+}
+
+/// How many requests a connection may carry, where it carries requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Requests {
+    One,
+    Many,
+}
+
+/// Where a connection wants to go, and who wants it.
+pub(super) struct Flow {
+    pub(super) context: Arc<Context>,
+    pub(super) to: Destination,
+    pub(super) port: u16,
+    pub(super) process: Option<Process>,
+}
+
+impl Flow {
+    /// The decision.
+    pub(super) fn route(&self) -> Result<Route, Denied> {
+        self.context.egress.policy.route(&self.to, self.port)
+    }
+
+    /// Writes into the log that no rule allows it: the entry's number, where it has one of its own.
+    pub(super) async fn refuse_route(&self, denied: &Denied) -> Option<u64> {
+        let detail = format!("tcp {}: {denied}", self.shown());
+        let refused = self.refused("connect", denied.reason(), detail, denied.rule().unwrap_or(NO_RULE));
+        self.context.refusals.report_numbered(refused).await
+    }
+
+    /// Goes the way that was decided on.
+    pub(super) async fn follow(self, route: Route, mut stream: Counted<TcpStream>, requests: Requests) {
+        if route.tls() != TlsMode::None {
+            match self.hello(&route, &mut stream).await {
+                Ok(bytes) => stream = stream.with_prefix(bytes),
+                Err(None) => return,
+                Err(Some(refused)) => {
+                    self.context.refusals.report(*refused);
+                    return alert(stream).await;
+                }
             }
-            // It sent nothing that could leave; a function that probes a port is no refusal.
-            Err(HelloError::Io(_)) => return,
+        }
+        let counters = stream.counters().clone();
+        match Allowed::log(self.context, route, counters.clone(), self.process).await {
+            Ok(allowed) => relay(&allowed, stream, &counters, requests).await,
             Err(error) => {
-                let detail = format!("tls to {name}:{port}: {error}");
-                context.refuse("tls", error.reason(), detail, route.rule_id(), process);
-                return alert(stream).await;
+                tracing::error!("no egress, because the log does not take the entry: {error}");
+                deny::reset(stream.get_ref());
             }
         }
     }
-    match Allowed::log(context, route, counters, process).await {
-        Ok(mut allowed) => relay(&mut allowed, stream, hello.unwrap_or_default()).await,
-        Err(error) => {
-            tracing::error!("no egress, because the log does not take the entry: {error}");
-            reset(stream.get_ref());
+
+    /// Reads the hello and judges it by the route: every byte of it, or the refusal, where it is one.
+    async fn hello(&self, route: &Route, stream: &mut Counted<TcpStream>) -> Result<Bytes, Option<Box<Refused>>> {
+        let refused = |reason: &str, detail: &str| {
+            let detail = format!("tls to {}{detail}", self.shown());
+            Err(Some(Box::new(self.refused("tls", reason, detail, route.rule_id()))))
+        };
+        let (Hello { server_name, encrypted }, bytes) = match hello::read(stream).await {
+            Ok(read) => read,
+            // It sent nothing that could leave; a function that probes a port is no refusal.
+            Err(HelloError::Io(_)) => return Err(None),
+            Err(error) => return refused(error.reason(), &format!(": {error}")),
+        };
+        match (&server_name, self.to.name()) {
+            (Some(asked), Some(name)) if asked == name => {}
+            // An address is never in a hello (RFC 6066, section 3).
+            (None, None) => {}
+            (None, Some(_)) => return refused("sni_missing", ": the ClientHello names no server (SNI)"),
+            (Some(asked), _) => return refused("sni_mismatch", &format!(" with the server name {asked}")),
         }
+        // Where TLS ends here, nobody can read what is encrypted to another; where it passes, the server would.
+        if encrypted && route.tls() == TlsMode::Passthrough {
+            return refused("encrypted_client_hello", ": the ClientHello hides another (ECH), whose name nobody sees");
+        }
+        Ok(bytes)
     }
-}
 
-/// Lets it through until it ends, or the log fails.
-async fn relay(allowed: &mut Allowed, stream: Counted<TcpStream>, hello: bytes::Bytes) {
-    let log = allowed.context.log.clone();
-    let relay = async {
-        match allowed.route.tls() {
-            TlsMode::Inspect => inspect(allowed, stream.with_prefix(hello)).await,
-            TlsMode::Passthrough => pass_through(allowed, stream, hello).await,
-            TlsMode::None => http::serve(stream, allowed).await,
-        }
-    };
-    let result = tokio::select! {
-        result = relay => result,
-        // What an open connection goes on to send could not be accounted for.
-        failure = log.failure() => Err(failure.to_string()),
-    };
-    allowed.error = result.err();
-}
+    fn shown(&self) -> String {
+        format!("{}:{}", self.to.authority(), self.port)
+    }
 
-async fn inspect(allowed: &Allowed, stream: Counted<TcpStream>) -> Result<(), String> {
-    let config = allowed.context.ca.server_config(&allowed.route.name).map_err(|error| error.to_string())?;
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
-    let stream = handshake
-        .map_err(|_| "the TLS handshake took too long".to_owned())?
-        .map_err(|error| format!("TLS handshake with the function: {error}"))?;
-    http::serve(stream, allowed).await
-}
-
-async fn pass_through(allowed: &Allowed, stream: Counted<TcpStream>, hello: bytes::Bytes) -> Result<(), String> {
-    let upstream = match allowed.context.egress.upstream.dial(&allowed.route).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            allowed.refuse_upstream(&error);
-            reset(stream.get_ref());
-            return Err(error.to_string());
-        }
-    };
-    relay::run(stream, hello, upstream).await.map_err(|error| error.to_string())
-}
-
-impl Context {
-    fn refuse(&self, layer: &str, reason: &str, detail: String, rule: &str, process: Option<Process>) {
-        self.refusals.report(Refused {
+    pub(super) fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str) -> Refused {
+        Refused {
             layer: layer.into(),
             reason: reason.into(),
             detail,
             rule: rule.into(),
             connection: None,
-            process,
+            attempt: Some(Attempt { host: self.to.to_string(), port: Some(self.port), method: None, path: None }),
+            process: self.process.clone(),
             count: None,
-        });
+        }
     }
 }
 
-/// IPv4 connections arrive on a dual-stack socket with mapped addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// Lets it through until it ends, nothing passes for too long, or the log fails.
+async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Counters, requests: Requests) {
+    let relay = async {
+        match (allowed.route.tls(), allowed.route.protocol()) {
+            (TlsMode::Inspect, _) => inspect(allowed, stream).await,
+            (TlsMode::None, Protocol::Http) => http::serve_http1(stream, allowed, requests).await,
+            (TlsMode::Passthrough, _) | (TlsMode::None, Protocol::Tcp) => pass_through(allowed, stream).await,
+        }
+    };
+    let result = tokio::select! {
+        result = relay => result,
+        () = idle(counters) => Err(format!("nothing passed for {} minutes", IDLE.as_secs() / 60)),
+        // What an open connection goes on to send could not be accounted for.
+        failure = allowed.context.log.failure() => Err(failure.to_string()),
+    };
+    allowed.ended(result);
 }
 
-/// Closes so that the function sees "connection reset", not an orderly end.
-fn reset(stream: &TcpStream) {
-    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let _ = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::Linger, &linger);
+/// Resolves when nothing passed for long enough, which is noticed after twice that time at the latest.
+async fn idle(counters: &Counters) {
+    let mut before = None;
+    loop {
+        let now = Some(counters.totals());
+        if now == before {
+            return;
+        }
+        before = now;
+        tokio::time::sleep(IDLE).await;
+    }
+}
+
+async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(), String> {
+    let to = &allowed.route.to;
+    let config = allowed.context.ca.server_config(to).map_err(|error| error.to_string())?;
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
+    let stream = handshake
+        .map_err(|_| "the TLS handshake took too long".to_owned())?
+        .map_err(|error| format!("TLS handshake with the function: {error}"))?;
+    let session = stream.get_ref().1;
+    // Two readers of one hello: the TLS library must have found what was decided on.
+    if session.server_name() != to.name().map(AsRef::as_ref) {
+        return Err("the TLS library reads another name in the hello".to_owned());
+    }
+    match session.alpn_protocol() {
+        Some(b"h2") => http::serve_http2(stream, allowed).await,
+        _ => http::serve_http1(stream, allowed, Requests::Many).await,
+    }
+}
+
+async fn pass_through(allowed: &Allowed, stream: Counted<TcpStream>) -> Result<(), String> {
+    let upstream = match allowed.context.egress.upstream.dial(&allowed.route).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            allowed.refuse_upstream(&error);
+            deny::reset(stream.get_ref());
+            return Err(error.to_string());
+        }
+    };
+    relay::run(stream, upstream).await.map_err(|error| error.to_string())
+}
+
+/// IPv4 connections arrive on a dual-stack socket with mapped addresses.
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Closes with the fatal TLS alert `unrecognized_name` (RFC 6066), which tells a client what is wrong.
 async fn alert(mut stream: Counted<TcpStream>) {
-    const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-    let _ = stream.write_all(&UNRECOGNIZED_NAME).await;
+    let _ = stream.write_all(&deny::UNRECOGNIZED_NAME).await;
     let _ = stream.shutdown().await;
 }

@@ -12,9 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     /// From the function.
-    pub(super) read: AtomicU64,
+    pub(super) read: Arc<AtomicU64>,
     /// To the function.
-    pub(super) written: AtomicU64,
+    pub(super) written: Arc<AtomicU64>,
+}
+
+impl Counters {
+    /// Both.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
+    }
 }
 
 /// The stream.
@@ -34,6 +41,10 @@ impl<S> Counted<S> {
     /// The same stream, which yields `prefix` again before anything new.
     pub(super) fn with_prefix(self, prefix: Bytes) -> Self {
         Self { prefix, ..self }
+    }
+
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     pub(super) fn get_ref(&self) -> &S {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dshield_common::log::entry::{Dns, Event, Refused};
+use dshield_common::log::entry::{Attempt, Dns, Event, Refused};
 use dshield_common::name::HostName;
 use dshield_common::policy::FunctionPolicy;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -63,8 +63,14 @@ fn judge(message: &Message, policy: &FunctionPolicy, names: &Names) -> (Response
         }
     };
     let shown = shown(query);
-    let Some(name) = host_name(query).filter(|name| policy.allows_name(name)) else {
-        return (ResponseCode::NXDomain, None, Some(refused("name_not_allowed", &format!("dns {shown}"))));
+    let name = host_name(query);
+    let Some(name) = name.clone().filter(|name| policy.allows_name(name)) else {
+        let attempt = name.map(|name| Attempt { host: name.to_string(), port: None, method: None, path: None });
+        let mut event = refused("name_not_allowed", &format!("dns {shown}"));
+        if let Event::Refused(refused) = &mut event {
+            refused.attempt = attempt;
+        }
+        return (ResponseCode::NXDomain, None, Some(event));
     };
     let qtype = query.query_type();
     if qtype != RecordType::A || query.query_class() != DNSClass::IN {
@@ -111,6 +117,7 @@ fn refused(reason: &str, detail: &str) -> Event {
         detail: detail.into(),
         rule: NO_RULE.into(),
         connection: None,
+        attempt: None,
         process: None,
         count: None,
     })

@@ -4,9 +4,9 @@
 //! allows, each in the log before its first byte goes upstream.
 //!
 //! ```text
-//! accept ─ name ([names]) ─ hello ([hello]) ─ decide (policy) ─ log ─┬─ inspect, none: [http] ─┐
-//!          ▲                                                         └─ passthrough: [relay] ──┤
-//! dns ─────┘ synthetic addresses                                        dial ([upstream]) ◄────┘
+//! accept ─ name ([names]) ─┬─ decide (policy) ─ hello ([hello]) ─ log ─┬─ inspect, none: [http] ────┐
+//! [explicit] ─ CONNECT ────┤          │                                └─ passthrough, tcp: [relay] ┤
+//!          dns ────────────┘          └─ refused: [deny]                       dial ([upstream]) ◄──┘
 //! ```
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,18 +27,20 @@ use crate::kernel::Sockets;
 use crate::log::Log;
 use crate::refusals::Refusals;
 
-mod address;
 mod allowed;
 mod body;
 mod ca;
 mod connection;
 mod counted;
+mod deny;
 mod dns;
+mod explicit;
 mod hello;
 mod http;
 mod names;
 mod relay;
 mod resolver;
+mod tasks;
 mod upstream;
 
 /// What the log says in place of a rule where none speaks for the destination.
@@ -140,9 +142,10 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
         });
-        let ServedSockets { proxy, dns_tcp, dns_udp } = sockets;
+        let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp } = sockets;
         let mut tasks = vec![
             tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
+            tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
             tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
         ];
         tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
@@ -154,6 +157,7 @@ impl Proxy {
 #[derive(Debug)]
 pub struct ServedSockets {
     proxy: TcpListener,
+    explicit_proxy: TcpListener,
     dns_tcp: TcpListener,
     dns_udp: Vec<UdpSocket>,
 }
@@ -164,10 +168,11 @@ impl ServedSockets {
     /// # Errors
     /// A socket cannot be registered with the reactor.
     pub fn from_namespace(sockets: Sockets) -> std::io::Result<(Self, TcpListener)> {
-        let Sockets { proxy, dns_tcp, dns_udp4, dns_udp6, runtime_api } = sockets;
+        let Sockets { proxy, dns_tcp, dns_udp4, dns_udp6, runtime_api, explicit_proxy } = sockets;
         let dns_udp = [Some(dns_udp4), dns_udp6].into_iter().flatten().map(UdpSocket::from_std);
         let own = Self {
             proxy: TcpListener::from_std(proxy)?,
+            explicit_proxy: TcpListener::from_std(explicit_proxy)?,
             dns_tcp: TcpListener::from_std(dns_tcp)?,
             dns_udp: dns_udp.collect::<Result<_, _>>()?,
         };

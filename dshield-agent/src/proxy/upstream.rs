@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::Uri;
+use dshield_common::address::special_purpose;
+use dshield_common::destination::Destination;
 use dshield_common::policy::{Route, TlsMode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,7 +26,6 @@ use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
 use super::Resolver;
-use super::address::special_purpose;
 use super::body::Body;
 use crate::instance::BoxFuture;
 
@@ -34,6 +35,22 @@ const POOL_IDLE: Duration = Duration::from_secs(50);
 const POOL_PER_HOST: usize = 64;
 /// A wildcard rule has as many names as a function likes to make up, and each has idle connections.
 const MAX_CLIENTS: usize = 64;
+
+/// RFC 7301's names.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// What is read from an upstream at once, and so what a connection holds in the agent's memory in one direction.
+const READ_BYTES: usize = 64 << 10;
+/// The largest head of a response.
+const MAX_HEAD: u32 = 64 << 10;
+/// What an upstream may send on one HTTP/2 stream, and on all of a connection, before the function has taken it.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What of a request waits for an upstream that does not read.
+const SEND_BYTES: usize = 256 << 10;
+/// How often a connection with requests under way is asked whether it still lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Why the upstream was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +85,27 @@ impl UpstreamError {
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolver: Arc<Resolver>,
-    /// By rule, name and port, so that no request ever travels on a connection that another rule made.
-    clients: Mutex<HashMap<(String, String, u16), HttpClient>>,
+    /// By rule, destination, port and dialect, so that no request ever travels on a connection that another rule made.
+    clients: Mutex<HashMap<(String, Destination, u16, Dialect), HttpClient>>,
+}
+
+/// Which versions of HTTP a client may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Dialect {
+    /// What the upstream prefers; without TLS always HTTP/1.1.
+    Any,
+    /// Only HTTP/1.1, where a connection can change its protocol.
+    Http1,
+}
+
+impl Dialect {
+    /// What to offer in TLS (RFC 7301).
+    fn alpn(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Any => vec![HTTP2.to_vec(), HTTP1.to_vec()],
+            Self::Http1 => vec![HTTP1.to_vec()],
+        }
+    }
 }
 
 /// A client for one route.
@@ -86,8 +122,8 @@ impl Upstream {
     }
 
     /// The client for a decided route.
-    pub(super) fn client(&self, route: &Route) -> Result<HttpClient, UpstreamError> {
-        let key = (route.rule_id().to_owned(), route.name.to_string(), route.port);
+    pub(super) fn client(&self, route: &Route, dialect: Dialect) -> Result<HttpClient, UpstreamError> {
+        let key = (route.rule_id().to_owned(), route.to.clone(), route.port, dialect);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
@@ -96,7 +132,7 @@ impl Upstream {
             resolver: self.resolver.clone(),
             route: Arc::new(route.clone()),
             tls: match route.tls() {
-                TlsMode::Inspect => Some(client_config(route.ca())?.into()),
+                TlsMode::Inspect => Some(client_config(route.ca(), dialect)?.into()),
                 TlsMode::None | TlsMode::Passthrough => None,
             },
         };
@@ -104,7 +140,13 @@ impl Upstream {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_PER_HOST)
             .pool_timer(TokioTimer::new())
-            .set_host(false)
+            .timer(TokioTimer::new())
+            .http1_max_buf_size(READ_BYTES)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(MAX_HEAD)
+            .http2_max_send_buf_size(SEND_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE)
             .build(connector);
         if clients.len() >= MAX_CLIENTS {
             // Closes their idle connections; requests under way have a handle of their own.
@@ -128,7 +170,7 @@ async fn dial(resolver: &Resolver, route: &Route) -> Result<TcpStream, UpstreamE
         }
     }
     Err(last.unwrap_or_else(|| UpstreamError::Resolve {
-        name: route.name.to_string(),
+        name: route.to.to_string(),
         source: io::ErrorKind::NotFound.into(),
     }))
 }
@@ -139,19 +181,31 @@ async fn addresses(resolver: &Resolver, route: &Route) -> Result<Vec<SocketAddr>
         let pins = route.resolve().iter();
         return Ok(pins.map(|pin| SocketAddr::new(pin.ip, pin.port.unwrap_or(route.port))).collect());
     }
-    let name = || route.name.to_string();
-    let found = resolver.addresses(&route.name).await;
-    let found = found.map_err(|source| UpstreamError::Resolve { name: name(), source })?;
+    let name = match &route.to {
+        // Judged when the route was decided on.
+        Destination::Address(address) => return Ok(vec![SocketAddr::new(*address, route.port)]),
+        Destination::Name(name) => name,
+    };
+    let found = resolver.addresses(name).await;
+    let found = found.map_err(|source| UpstreamError::Resolve { name: name.to_string(), source })?;
     // One special address among public ones is an attack on the resolver, not a choice to pick from.
     for address in &found {
         if let Some(why) = special_purpose(*address) {
-            return Err(UpstreamError::SpecialPurpose { name: name(), address: *address, why });
+            return Err(UpstreamError::SpecialPurpose { name: name.to_string(), address: *address, why });
         }
     }
     Ok(found.into_iter().map(|ip| SocketAddr::new(ip, route.port)).collect())
 }
 
-fn client_config(anchors: &[Vec<u8>]) -> Result<Arc<ClientConfig>, UpstreamError> {
+/// What the upstream's certificate must prove.
+fn server_name(to: &Destination) -> Result<ServerName<'static>, InvalidDnsNameError> {
+    match to {
+        Destination::Name(name) => ServerName::try_from(name.to_string()),
+        Destination::Address(address) => Ok(ServerName::IpAddress((*address).into())),
+    }
+}
+
+fn client_config(anchors: &[Vec<u8>], dialect: Dialect) -> Result<Arc<ClientConfig>, UpstreamError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for anchor in anchors {
         roots.add(CertificateDer::from(anchor.clone())).map_err(UpstreamError::Anchors)?;
@@ -162,7 +216,7 @@ fn client_config(anchors: &[Vec<u8>]) -> Result<Arc<ClientConfig>, UpstreamError
         .map_err(UpstreamError::Anchors)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = dialect.alpn();
     config.enable_early_data = false;
     Ok(Arc::new(config))
 }
@@ -195,8 +249,8 @@ impl Service<Uri> for Connector {
         Box::pin(async move {
             let stream = dial(&resolver, &route).await?;
             let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain(stream))) };
-            let failed = |source| UpstreamError::Tls { name: route.name.to_string(), source };
-            let name = ServerName::try_from(route.name.to_string()).map_err(|e| failed(io::Error::other(e)))?;
+            let failed = |source| UpstreamError::Tls { name: route.to.to_string(), source };
+            let name = server_name(&route.to).map_err(|e| failed(io::Error::other(e)))?;
             let handshake = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(name, stream)).await;
             let stream = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
             Ok(TokioIo::new(UpstreamStream::Tls(Box::new(stream))))
@@ -213,7 +267,12 @@ pub(super) enum UpstreamStream {
 
 impl Connection for UpstreamStream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        let Self::Tls(stream) = self else { return Connected::new() };
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+            Connected::new().negotiated_h2()
+        } else {
+            Connected::new()
+        }
     }
 }
 
@@ -284,8 +343,8 @@ mod tests {
         let upstream = Upstream::new(Arc::default());
         for i in 0..=2 * MAX_CLIENTS {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
-            let route = deployment.policy.functions[0].route(&name, 443).unwrap();
-            let _ = upstream.client(&route).unwrap();
+            let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();
+            let _ = upstream.client(&route, Dialect::Any).unwrap();
         }
         assert!(upstream.clients.lock().unwrap().len() <= MAX_CLIENTS);
     }

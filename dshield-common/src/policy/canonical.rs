@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use super::inject::Injection;
 use super::types::{FunctionPolicy, Policy, Rule};
 use crate::canonical::{Sha256Digest, sha256_hex, to_canonical_json};
 
@@ -38,9 +39,12 @@ impl Policy {
             "type": "dshield.policy/v1",
             "log_level": self.log_level,
             "memory_only": self.memory_only,
+            "mode": self.mode,
+            "resolver": self.resolver.to_string(),
             "functions": functions.into_iter().map(function).collect::<Vec<_>>(),
         });
-        to_canonical_json(&value).expect("its only numbers are ports and sizes, and the parser keeps sizes below 2^53")
+        to_canonical_json(&value)
+            .expect("its only numbers are ports, counts and sizes, and the parser keeps sizes below 2^53")
     }
 
     /// The SHA-256 of [`Policy::canonical`].
@@ -62,16 +66,29 @@ fn rule(rule: &Rule) -> Value {
     let mut ca: Vec<String> = rule.ca.iter().map(|der| sha256_hex(der)).collect();
     ca.sort();
     ca.dedup();
+    let inject_header: serde_json::Map<String, Value> =
+        rule.inject_header.iter().map(|(name, injection)| (name.clone(), self::injection(injection))).collect();
     json!({
         "host": rule.host.to_string(),
         "ports": rule.ports,
         "tls": rule.tls,
+        "protocol": rule.protocol,
         "methods": rule.methods,
         "paths": paths,
         "max_request_bytes": rule.max_request_bytes,
+        "upgrade": rule.upgrade,
+        "rate": rule.rate.map(|rate| rate.to_string()),
+        "max_concurrent": rule.max_concurrent,
         "resolve": rule.resolve.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "ca_sha256": ca,
+        "pin_spki": rule.pin_spki.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "inject_header": inject_header,
     })
+}
+
+/// The secret by its name: a policy is public.
+fn injection(injection: &Injection) -> Value {
+    json!({ "secret": injection.secret, "prefix": injection.prefix })
 }
 
 #[cfg(test)]
@@ -95,7 +112,7 @@ mod tests {
     fn defaults_are_written_out_and_names_sorted() {
         assert_eq!(
             canonical(&with_rule("host = \"A.com\"")),
-            r#"{"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","max_request_bytes":null,"methods":null,"paths":null,"ports":[443],"resolve":[],"tls":"inspect"}],"name":"f"}],"log_level":"request","memory_only":false,"type":"dshield.policy/v1"}"#
+            r#"{"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","inject_header":{},"max_concurrent":null,"max_request_bytes":null,"methods":null,"paths":null,"pin_spki":[],"ports":[443],"protocol":"http","rate":null,"resolve":[],"tls":"inspect","upgrade":false}],"name":"f"}],"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
     }
 
@@ -103,13 +120,16 @@ mod tests {
     fn a_known_policy_keeps_its_hash() {
         let text = with_rule(
             "host = \"*.a.com\"\nports = [8443, 443]\nmethods = [\"POST\", \"GET\"]\npaths = [\"/b\", \"/a*\"]\n\
-             max_request_bytes = \"1KiB\"\nresolve = [\"[::1]:1\", \"10.0.0.1\"]\nca = \"ca.pem\"",
+             max_request_bytes = \"1KiB\"\nresolve = [\"[::1]:1\", \"10.0.0.1\"]\nca = \"ca.pem\"\n\
+             upgrade = true\nrate = \"10/s\"\nmax_concurrent = 7\n\
+             pin_spki = [\"sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]\n\
+             inject_header = { authorization = { secret = \"TOKEN\", prefix = \"Bearer \" } }",
         );
         assert_eq!(
             canonical(&text),
-            r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"ports":[443,8443],"resolve":["[::1]:1","10.0.0.1"],"tls":"inspect"}],"name":"f"}],"log_level":"request","memory_only":false,"type":"dshield.policy/v1"}"#
+            r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","inject_header":{"authorization":{"prefix":"Bearer ","secret":"TOKEN"}},"max_concurrent":7,"max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"pin_spki":["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"ports":[443,8443],"protocol":"http","rate":"10/s","resolve":["[::1]:1","10.0.0.1"],"tls":"inspect","upgrade":true}],"name":"f"}],"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
-        assert_eq!(hash(&text), "58f2549069916d725bb33639b30a205ce7a27375f66e12901535d00365505edc");
+        assert_eq!(hash(&text), "1e873f6b1712d304f9cbbc8a3a6d8bdb6a72910faa59640bc0fcfb26c2650bd9");
     }
 
     #[test]
@@ -117,8 +137,11 @@ mod tests {
         let plain = hash(&with_rule("host = \"a.com\""));
         for same in [
             with_rule("# why\nhost   =   'A.COM.'   # this\n\n"),
-            with_rule("host = \"a.com\"\nports = [443, 443]\ntls = \"inspect\""),
-            format!("[policy]\nlog_level = \"request\"\nmemory_only = false\n{}", with_rule("host = \"a.com\"")),
+            with_rule("host = \"a.com\"\nports = [443, 443]\ntls = \"inspect\"\nprotocol = \"http\"\nupgrade = false"),
+            format!(
+                "[policy]\nlog_level = \"request\"\nmemory_only = false\nmode = \"enforce\"\nresolver = \"system\"\n{}",
+                with_rule("host = \"a.com\"")
+            ),
             with("timeout = \"1s\"\nmemory = \"64MiB\"\nenv = { A = \"b\" }\n[[function.egress]]\nhost = \"a.com\""),
             "function = [{ egress = [{ host = \"a.com\" }], code = \"elsewhere\", runtime = \"node\", name = \"f\" }]"
                 .to_owned(),
@@ -158,11 +181,26 @@ mod tests {
             "host = \"a.com\"\nresolve = [\"10.0.0.1\"]",
             "host = \"a.com\"\nresolve = [\"10.0.0.1:443\"]",
             "host = \"a.com\"\nca = \"ca.pem\"",
+            "host = \"192.0.2.7\"",
+            "host = \"192.0.2.0/24\"",
+            "host = \"a.com\"\ntls = \"none\"\nprotocol = \"tcp\"",
+            "host = \"a.com\"\nupgrade = true",
+            "host = \"a.com\"\nrate = \"60/min\"",
+            "host = \"a.com\"\nrate = \"60/s\"",
+            "host = \"a.com\"\nmax_concurrent = 1",
+            "host = \"a.com\"\npin_spki = [\"sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]",
+            "host = \"a.com\"\ninject_header = { a = { secret = \"A\" } }",
+            "host = \"a.com\"\ninject_header = { a = { secret = \"B\" } }",
+            "host = \"a.com\"\ninject_header = { b = { secret = \"A\" } }",
+            "host = \"a.com\"\ninject_header = { a = { secret = \"A\", prefix = \"x \" } }",
         ];
         let mut texts: Vec<String> = lines.iter().map(|lines| with_rule(lines)).collect();
         texts.push(with(""));
         texts.push(with("").replace("\"f\"", "\"g\""));
         texts.push(format!("[policy]\nmemory_only = true\n{}", with("")));
+        texts.push(format!("[policy]\nmode = \"observe\"\n{}", with("")));
+        texts.push(format!("[policy]\nresolver = \"tls://1.1.1.1#a.example\"\n{}", with("")));
+        texts.push(format!("[policy]\nresolver = \"https://1.1.1.1#a.example\"\n{}", with("")));
         texts.push(format!("[policy]\nlog_level = \"connection\"\n{}", with("")));
         let hashes: HashSet<String> = texts.iter().map(|text| hash(text)).collect();
         assert_eq!(hashes.len(), texts.len());

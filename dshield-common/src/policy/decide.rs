@@ -1,31 +1,32 @@
-//! May it leave? From a name, a port, a method and a path to the rule that allows it, or to the reason why none does.
+//! May it leave? From a destination, a port, a method and a path to the rule that allows it, or to the reason why none does.
 //!
-//! The most specific host pattern that matches a name speaks for it alone: an exact host before a wildcard, a longer
-//! wildcard before a shorter one. So a narrow rule for one host is never widened by a broad one for its domain.
+//! The most specific host pattern that matches speaks alone: an exact host before a wildcard, a longer wildcard before a
+//! shorter one, a narrow network before a broad one. So a narrow rule for one host is never widened by a broad one.
 use std::sync::Arc;
 
 use super::denied::{Denied, shown};
 use super::path;
-use super::types::{FunctionPolicy, HostPattern, Pin, Rule, TlsMode};
+use super::spki::SpkiPin;
+use super::types::{FunctionPolicy, HostPattern, Pin, Protocol, Rule, TlsMode};
+use crate::address::{is_synthetic, special_purpose};
+use crate::destination::Destination;
 use crate::name::HostName;
 
 impl FunctionPolicy {
     /// True when some rule is for this name, whatever the port: whether DNS may know it.
     #[must_use]
     pub fn allows_name(&self, name: &HostName) -> bool {
-        self.egress.iter().any(|rule| rule.host.matches(name))
+        let name = Destination::Name(name.clone());
+        self.egress.iter().any(|rule| rule.host.matches(&name))
     }
 
-    /// The rules for connecting to `port` of `name`.
+    /// The rules for connecting to `port` of `to`.
     ///
     /// # Errors
-    /// [`Denied::Name`] when no rule is for the name, [`Denied::Port`] when those that are do not list the port.
-    pub fn route(&self, name: &HostName, port: u16) -> Result<Route, Denied> {
-        let for_name = self.egress.iter().filter(|rule| rule.host.matches(name));
-        let best = for_name.map(|rule| &rule.host).max_by_key(|host| specificity(host));
-        let Some(best) = best else {
-            return Err(Denied::Name { function: self.name.to_string(), host: name.to_string() });
-        };
+    /// [`Denied::Name`] or [`Denied::Address`] when no rule is for the destination, [`Denied::SpecialPurpose`] when one
+    /// is that does not mean such addresses, [`Denied::Port`] when those that are do not list the port.
+    pub fn route(&self, to: &Destination, port: u16) -> Result<Route, Denied> {
+        let best = self.speaks_for(to)?;
         let speaking = || self.egress.iter().filter(|rule| rule.host == *best);
         let rules: Vec<Arc<Rule>> = speaking().filter(|rule| rule.ports.contains(&port)).cloned().collect();
         if rules.is_empty() {
@@ -34,7 +35,31 @@ impl FunctionPolicy {
             allowed.dedup();
             return Err(Denied::Port { host: best.to_string(), port, allowed });
         }
-        Ok(Route { name: name.clone(), port, rules })
+        Ok(Route { to: to.clone(), port, rules })
+    }
+
+    /// The most specific pattern that matches, when it means such a destination.
+    fn speaks_for(&self, to: &Destination) -> Result<&HostPattern, Denied> {
+        let matching = self.egress.iter().map(|rule| &rule.host).filter(|host| host.matches(to));
+        let best = matching.max_by_key(|host| specificity(host));
+        match (to, best) {
+            (Destination::Name(_), Some(best)) => Ok(best),
+            (Destination::Name(name), None) => {
+                Err(Denied::Name { function: self.name.to_string(), host: name.to_string() })
+            }
+            (Destination::Address(address), Some(best)) if !is_synthetic(*address) => {
+                // A broad network is written for the public internet; it opens nobody's machine or cloud.
+                let meant = matches!(best, HostPattern::Network(network) if network.special_purpose().is_some());
+                match special_purpose(*address).filter(|_| !meant) {
+                    Some(why) => Err(Denied::SpecialPurpose { address: *address, why, host: best.to_string() }),
+                    None => Ok(best),
+                }
+            }
+            // An address that stands for a name, but was not given to this instance, is nobody's.
+            (Destination::Address(address), _) => {
+                Err(Denied::Address { function: self.name.to_string(), address: *address })
+            }
+        }
     }
 }
 
@@ -42,17 +67,18 @@ fn specificity(host: &HostPattern) -> (bool, usize) {
     match host {
         HostPattern::Exact(name) => (true, name.as_str().len()),
         HostPattern::Wildcard(apex) => (false, apex.as_str().len()),
+        HostPattern::Network(network) => (true, network.length().into()),
     }
 }
 
 /// A destination that at least one rule allows, with those rules.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// The one name of the flow.
-    pub name: HostName,
+    /// The one name of the flow, or its address.
+    pub to: Destination,
     /// The port that the function asked for.
     pub port: u16,
-    /// Never empty; all with the same host pattern and `port`, so the parser made them agree in `tls`, `resolve`, `ca`.
+    /// Never empty; all with the same host pattern and `port`, so the parser made them agree about the connection.
     rules: Vec<Arc<Rule>>,
 }
 
@@ -60,25 +86,49 @@ impl Route {
     /// What becomes of TLS.
     #[must_use]
     pub fn tls(&self) -> TlsMode {
-        self.first().tls
+        self.rule().tls
+    }
+
+    /// What is spoken.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.rule().protocol
     }
 
     /// The addresses to connect to; empty means: ask DNS.
     #[must_use]
     pub fn resolve(&self) -> &[Pin] {
-        &self.first().resolve
+        &self.rule().resolve
     }
 
     /// Certificates (DER) that may anchor the upstream's chain, besides the usual ones.
     #[must_use]
     pub fn ca(&self) -> &[Vec<u8>] {
-        &self.first().ca
+        &self.rule().ca
+    }
+
+    /// The keys that the upstream's certificate may have; empty means: any.
+    #[must_use]
+    pub fn pin_spki(&self) -> &[SpkiPin] {
+        &self.rule().pin_spki
+    }
+
+    /// The first rule: the one that counts where requests are not seen.
+    #[must_use]
+    pub fn rule(&self) -> &Arc<Rule> {
+        &self.rules[0] // `route` makes no Route without a rule
+    }
+
+    /// True when some rule says which methods are allowed.
+    #[must_use]
+    pub fn limits_methods(&self) -> bool {
+        self.rules.iter().any(|rule| rule.methods.is_some())
     }
 
     /// The first rule's id: what the log names before a request is known.
     #[must_use]
     pub fn rule_id(&self) -> &str {
-        &self.first().id
+        &self.rule().id
     }
 
     /// The first rule that allows `method` on `path`: the path in origin form, without its query, byte for byte as it
@@ -87,7 +137,7 @@ impl Route {
     /// # Errors
     /// [`Denied::AmbiguousPath`], [`Denied::Method`] or [`Denied::Path`].
     pub fn request(&self, method: &str, path: &str) -> Result<&Arc<Rule>, Denied> {
-        let host = || self.first().host.to_string();
+        let host = || self.rule().host.to_string();
         let rule = || self.rule_id().to_owned();
         if self.rules.iter().any(|rule| rule.paths.is_some()) && path::is_ambiguous(path) {
             return Err(Denied::AmbiguousPath { host: host(), path: shown(path), rule: rule() });
@@ -106,10 +156,6 @@ impl Route {
             path: shown(path),
             rule: rule(),
         })
-    }
-
-    fn first(&self) -> &Rule {
-        &self.rules[0] // `route` makes no Route without a rule
     }
 }
 
@@ -133,6 +179,10 @@ mod tests {
         HostName::parse(text).unwrap()
     }
 
+    fn to(text: &str) -> Destination {
+        Destination::parse_authority(text.as_bytes()).unwrap().0
+    }
+
     /// A function `f` with one rule for each of these bodies.
     fn policy(rules: &[&str]) -> FunctionPolicy {
         let rules: String = rules.iter().map(|rule| format!("[[function.egress]]\n{rule}\n")).collect();
@@ -143,7 +193,7 @@ mod tests {
     fn without_rules_nothing_is_allowed() {
         let policy = policy(&[]);
         assert!(!policy.allows_name(&name("a.com")));
-        let denied = policy.route(&name("a.com"), 443).unwrap_err();
+        let denied = policy.route(&to("a.com"), 443).unwrap_err();
         assert_eq!(denied.reason(), "name_not_allowed");
         assert_eq!(denied.to_string(), "no egress rule of `f` allows a.com");
         assert_eq!(denied.hint(), "to allow it, add below the function `f`: [[function.egress]] host = \"a.com\"");
@@ -153,7 +203,7 @@ mod tests {
     fn a_wildcard_never_matches_its_apex_nor_a_name_that_only_ends_alike() {
         let policy = policy(&["host = \"*.example.com\""]);
         for good in ["a.example.com", "b.a.example.com", "A.EXAMPLE.com.", "example.com.example.com"] {
-            assert!(policy.allows_name(&name(good)) && policy.route(&name(good), 443).is_ok(), "{good}");
+            assert!(policy.allows_name(&name(good)) && policy.route(&to(good), 443).is_ok(), "{good}");
         }
         for bad in [
             "example.com",
@@ -164,7 +214,7 @@ mod tests {
             "a.example.co",
             "xexample.com",
         ] {
-            assert!(!policy.allows_name(&name(bad)) && policy.route(&name(bad), 443).is_err(), "{bad}");
+            assert!(!policy.allows_name(&name(bad)) && policy.route(&to(bad), 443).is_err(), "{bad}");
         }
     }
 
@@ -172,10 +222,10 @@ mod tests {
     fn a_port_off_the_list_is_denied_with_the_ports_that_would_do() {
         let policy =
             policy(&["host = \"a.com\"\nports = [8443]", "host = \"a.com\"\nports = [443]\ntls = \"passthrough\""]);
-        assert_eq!(policy.route(&name("a.com"), 443).unwrap().tls(), TlsMode::Passthrough);
-        assert_eq!(policy.route(&name("a.com"), 8443).unwrap().tls(), TlsMode::Inspect);
+        assert_eq!(policy.route(&to("a.com"), 443).unwrap().tls(), TlsMode::Passthrough);
+        assert_eq!(policy.route(&to("a.com"), 8443).unwrap().tls(), TlsMode::Inspect);
         assert!(policy.allows_name(&name("a.com")));
-        let denied = policy.route(&name("a.com"), 22).unwrap_err();
+        let denied = policy.route(&to("a.com"), 22).unwrap_err();
         assert_eq!(denied.reason(), "port_not_allowed");
         assert!(matches!(&denied, Denied::Port { allowed, .. } if *allowed == [443, 8443]));
         assert_eq!(denied.to_string(), "the policy allows a.com only on port 443, 8443, not 22");
@@ -189,13 +239,13 @@ mod tests {
             "host = \"*.example.com\"\nmethods = [\"GET\", \"POST\"]",
             "host = \"api.example.com\"\nmethods = [\"GET\"]",
         ]);
-        let rule_id = |host: &str| policy.route(&name(host), 443).unwrap().rule_id().to_owned();
+        let rule_id = |host: &str| policy.route(&to(host), 443).unwrap().rule_id().to_owned();
         assert_eq!(rule_id("api.example.com"), "f.egress[2]");
         assert_eq!(rule_id("x.example.com"), "f.egress[1]");
         assert_eq!(rule_id("x.api.example.com"), "f.egress[1]");
         assert_eq!(rule_id("example.com"), "f.egress[0]");
-        assert_eq!(policy.route(&name("api.example.com"), 22).unwrap_err().reason(), "port_not_allowed");
-        let route = policy.route(&name("api.example.com"), 443).unwrap();
+        assert_eq!(policy.route(&to("api.example.com"), 22).unwrap_err().reason(), "port_not_allowed");
+        let route = policy.route(&to("api.example.com"), 443).unwrap();
         assert_eq!(route.request("POST", "/").unwrap_err().reason(), "method_not_allowed");
     }
 
@@ -205,8 +255,8 @@ mod tests {
             "host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]\nmax_request_bytes = 10",
             "host = \"a.com\"\nmethods = [\"GET\", \"POST\"]\npaths = [\"/v1/*\"]",
         ]);
-        let route = policy.route(&name("a.com"), 443).unwrap();
-        assert_eq!((route.name.as_str(), route.port), ("a.com", 443));
+        let route = policy.route(&to("a.com"), 443).unwrap();
+        assert_eq!((route.to.to_string().as_str(), route.port), ("a.com", 443));
         assert_eq!(route.request("POST", "/v1/messages").unwrap().id, "f.egress[0]");
         assert_eq!(route.request("GET", "/v1/messages").unwrap().id, "f.egress[1]");
         assert_eq!(route.request("POST", "/v1/files").unwrap().id, "f.egress[1]");
@@ -215,7 +265,7 @@ mod tests {
     #[test]
     fn a_request_that_no_rule_allows_says_why_and_what_to_add() {
         let policy = policy(&["host = \"a.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\"]"]);
-        let route = policy.route(&name("a.com"), 443).unwrap();
+        let route = policy.route(&to("a.com"), 443).unwrap();
         let denied = route.request("GET", "/v1/messages").unwrap_err();
         assert_eq!(denied.reason(), "method_not_allowed");
         assert_eq!(denied.to_string(), "the policy allows only POST to a.com, not GET");
@@ -233,7 +283,7 @@ mod tests {
     #[test]
     fn an_ambiguous_path_is_refused_only_where_paths_are_judged() {
         let judged = policy(&["host = \"a.com\"\npaths = [\"/v1/*\"]"]);
-        let judged = judged.route(&name("a.com"), 443).unwrap();
+        let judged = judged.route(&to("a.com"), 443).unwrap();
         for path in [
             "/v1/../admin",
             "/v1/%2e%2e/admin",
@@ -246,16 +296,67 @@ mod tests {
             assert_eq!(judged.request("GET", path).unwrap_err().reason(), "ambiguous_path", "{path}");
         }
         let any = policy(&["host = \"a.com\""]);
-        let any = any.route(&name("a.com"), 443).unwrap();
+        let any = any.route(&to("a.com"), 443).unwrap();
         assert!(any.request("GET", "/v1//x/../%2f").is_ok());
     }
 
     #[test]
     fn what_the_function_sent_is_shown_safely_and_briefly() {
         let policy = policy(&["host = \"a.com\"\nmethods = [\"GET\"]"]);
-        let route = policy.route(&name("a.com"), 443).unwrap();
+        let route = policy.route(&to("a.com"), 443).unwrap();
         let sentence = route.request(&format!("X\n\u{1b}[2J{}", "y".repeat(9999)), "/").unwrap_err().to_string();
         assert!(!sentence.contains(['\n', '\u{1b}']) && sentence.len() < 400, "{sentence}");
+    }
+
+    #[test]
+    fn the_narrowest_network_speaks_alone_and_never_for_a_name() {
+        let policy = policy(&[
+            "host = \"9.0.0.0/8\"\nports = [443, 22]",
+            "host = \"9.1.0.0/16\"\nmethods = [\"GET\"]",
+            "host = \"9.1.2.3\"\ntls = \"none\"\nprotocol = \"tcp\"",
+            "host = \"a.com\"",
+        ]);
+        let rule = |text: &str| policy.route(&to(text), 443).map(|route| route.rule_id().to_owned());
+        for (address, id) in [("9.9.9.9", 0), ("9.1.9.9", 1), ("9.1.2.3", 2), ("[::ffff:9.1.2.3]", 2), ("a.com", 3)] {
+            assert_eq!(rule(address), Ok(format!("f.egress[{id}]")), "{address}");
+        }
+        assert_eq!(policy.route(&to("9.1.2.3"), 443).unwrap().protocol(), Protocol::Tcp);
+        assert_eq!(policy.route(&to("9.1.2.3"), 22).unwrap_err().reason(), "port_not_allowed");
+        assert!(!policy.allows_name(&name("b.com")));
+        let denied = policy.route(&to("[2606::1]"), 443).unwrap_err();
+        assert_eq!((denied.reason(), denied.rule()), ("address_not_allowed", None));
+        assert_eq!(denied.to_string(), "no egress rule of `f` allows the address 2606::1");
+        assert_eq!(
+            denied.hint(),
+            "connect by name, so that the rule can say whose the address is; to allow the address itself, add below \
+             the function `f`: [[function.egress]] host = \"2606::1\""
+        );
+    }
+
+    #[test]
+    fn a_broad_network_opens_no_special_purpose_address() {
+        let policy = policy(&[
+            "host = \"0.0.0.0/1\"",
+            "host = \"128.0.0.0/1\"",
+            "host = \"8000::/1\"",
+            "host = \"192.168.7.0/24\"",
+            "host = \"198.0.0.0/8\"",
+        ]);
+        for open in ["9.9.9.9", "192.168.7.9", "223.1.1.1"] {
+            assert!(policy.route(&to(open), 443).is_ok(), "{open}");
+        }
+        for closed in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.8.9", "[fd00::1]", "[fe80::1]", "240.0.0.1"]
+        {
+            assert_eq!(policy.route(&to(closed), 443).unwrap_err().reason(), "special_purpose_address", "{closed}");
+        }
+        // These stand for names, and this one was not given to the function.
+        assert_eq!(policy.route(&to("198.18.0.77"), 443).unwrap_err().reason(), "address_not_allowed");
+        let denied = policy.route(&to("169.254.169.254"), 80).unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "169.254.169.254 (link-local) is not on the public internet, and the rule for 128.0.0.0/1 means more than such addresses"
+        );
+        assert_eq!(denied.hint(), "to allow it, add a rule of its own: [[function.egress]] host = \"169.254.169.254\"");
     }
 
     fn labels() -> impl Strategy<Value = String> {
@@ -275,10 +376,10 @@ mod tests {
                 if *wild { asked_labels.len() > labels.len() && asked_labels[..labels.len()] == labels[..] } else { asked_labels == labels }
             });
             prop_assert_eq!(policy.allows_name(&name(&asked)), meant);
-            match policy.route(&name(&asked), 443) {
+            match policy.route(&to(&asked), 443) {
                 Ok(route) => {
                     prop_assert!(meant);
-                    prop_assert!(route.rules.iter().all(|rule| rule.host.matches(&name(&asked))));
+                    prop_assert!(route.rules.iter().all(|rule| rule.host.matches(&to(&asked))));
                     prop_assert!(route.rules.iter().all(|rule| rule.host == route.rules[0].host));
                 }
                 Err(denied) => {
@@ -289,9 +390,27 @@ mod tests {
         }
 
         #[test]
+        fn no_address_outside_the_rules_is_ever_allowed(networks in proptest::collection::vec((any::<u32>(), 1u8..=32), 1..5), asked: u32) {
+            let kept = |address: u32, length: u8| u64::from(address) >> (32 - length);
+            let written = networks.iter().map(|(address, length)| (kept(*address, *length) << (32 - length), length));
+            let written: Vec<String> =
+                written.map(|(address, length)| format!("{}/{length}", std::net::Ipv4Addr::from(address as u32))).collect();
+            let usable = written.iter().filter(|text| !text.parse::<crate::address::Network>().unwrap().is_synthetic());
+            let rules: Vec<String> = usable.map(|text| format!("host = \"{text}\"")).collect();
+            let policy = policy(&rules.iter().map(String::as_str).collect::<Vec<_>>());
+            let asked_of = |address: u32| policy.route(&std::net::IpAddr::from(std::net::Ipv4Addr::from(address)).into(), 443);
+            let meant = networks.iter().any(|(address, length)| kept(*address, *length) == kept(asked, *length));
+            prop_assert!(meant || asked_of(asked).is_err());
+            let own = networks[0].0;
+            if special_purpose(std::net::Ipv4Addr::from(own).into()).is_none() {
+                prop_assert!(asked_of(own).is_ok());
+            }
+        }
+
+        #[test]
         fn deciding_never_panics_on_hostile_requests(method in any::<String>(), path in any::<String>()) {
             let policy = policy(&["host = \"a.com\"\nmethods = [\"GET\"]\npaths = [\"/a\"]", "host = \"a.com\"\npaths = [\"/b/*\"]"]);
-            let route = policy.route(&name("a.com"), 443).unwrap();
+            let route = policy.route(&to("a.com"), 443).unwrap();
             if let Err(denied) = route.request(&method, &path) {
                 let _ = (denied.to_string(), denied.hint());
             } else {

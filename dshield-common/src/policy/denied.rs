@@ -1,4 +1,7 @@
 //! Why something may not leave, for the log, for programs and for people.
+use std::net::IpAddr;
+
+use super::types::Rule;
 
 /// Why something may not leave. The function did what its policy does not allow; [`Denied::hint`] says what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +16,27 @@ pub enum Denied {
         /// The name it asked for.
         host: String,
     },
-    /// Rules are for the name, but not for the port.
+    /// No rule is for the address.
+    #[error("no egress rule of `{function}` allows the address {address}")]
+    #[non_exhaustive]
+    Address {
+        /// The function.
+        function: String,
+        /// The address it connected to, without a name.
+        address: IpAddr,
+    },
+    /// A rule is for a network with the address in it, but not for such addresses.
+    #[error("{address} ({why}) is not on the public internet, and the rule for {host} means more than such addresses")]
+    #[non_exhaustive]
+    SpecialPurpose {
+        /// The address it connected to, without a name.
+        address: IpAddr,
+        /// What is special about it.
+        why: &'static str,
+        /// The network that has it.
+        host: String,
+    },
+    /// Rules are for the destination, but not for the port.
     #[error("the policy allows {host} only on port {}, not {port}", list(allowed))]
     #[non_exhaustive]
     Port {
@@ -61,6 +84,60 @@ pub enum Denied {
         /// The first rule for the destination.
         rule: String,
     },
+    /// The request asks for another protocol on its connection, and its rule does not.
+    #[error("the rule for {host} allows no upgrade to another protocol")]
+    #[non_exhaustive]
+    Upgrade {
+        /// The host pattern.
+        host: String,
+        /// The rule.
+        rule: String,
+    },
+    /// The rule's rate is used up.
+    #[error("the rule for {host} allows {rate}, and they are used up")]
+    #[non_exhaustive]
+    Rate {
+        /// The host pattern.
+        host: String,
+        /// How many in which period.
+        rate: String,
+        /// The rule.
+        rule: String,
+    },
+    /// As many as the rule allows at a time are under way.
+    #[error("the rule for {host} allows {most} at a time, and they are under way")]
+    #[non_exhaustive]
+    Concurrency {
+        /// The host pattern.
+        host: String,
+        /// How many.
+        most: u32,
+        /// The rule.
+        rule: String,
+    },
+}
+
+/// Refusals that the traffic decides, not the policy alone.
+impl Rule {
+    /// Refuses an upgrade to another protocol; `None` when the rule allows it.
+    #[must_use]
+    pub fn denies_upgrade(&self) -> Option<Denied> {
+        (!self.upgrade).then(|| Denied::Upgrade { host: self.host.to_string(), rule: self.id.clone() })
+    }
+
+    /// Refuses what is beyond `rate`; `None` when the rule has none.
+    #[must_use]
+    pub fn denies_rate(&self) -> Option<Denied> {
+        let rate = self.rate?.to_string();
+        Some(Denied::Rate { host: self.host.to_string(), rate, rule: self.id.clone() })
+    }
+
+    /// Refuses what is beyond `max_concurrent`; `None` when the rule has none.
+    #[must_use]
+    pub fn denies_concurrency(&self) -> Option<Denied> {
+        let most = self.max_concurrent?;
+        Some(Denied::Concurrency { host: self.host.to_string(), most, rule: self.id.clone() })
+    }
 }
 
 impl Denied {
@@ -68,8 +145,13 @@ impl Denied {
     #[must_use]
     pub fn rule(&self) -> Option<&str> {
         match self {
-            Self::Method { rule, .. } | Self::Path { rule, .. } | Self::AmbiguousPath { rule, .. } => Some(rule),
-            Self::Name { .. } | Self::Port { .. } => None,
+            Self::Method { rule, .. }
+            | Self::Path { rule, .. }
+            | Self::AmbiguousPath { rule, .. }
+            | Self::Upgrade { rule, .. }
+            | Self::Rate { rule, .. }
+            | Self::Concurrency { rule, .. } => Some(rule),
+            Self::Name { .. } | Self::Address { .. } | Self::SpecialPurpose { .. } | Self::Port { .. } => None,
         }
     }
 
@@ -78,10 +160,15 @@ impl Denied {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Name { .. } => "name_not_allowed",
+            Self::Address { .. } => "address_not_allowed",
+            Self::SpecialPurpose { .. } => "special_purpose_address",
             Self::Port { .. } => "port_not_allowed",
             Self::Method { .. } => "method_not_allowed",
             Self::Path { .. } => "path_not_allowed",
             Self::AmbiguousPath { .. } => "ambiguous_path",
+            Self::Upgrade { .. } => "upgrade_not_allowed",
+            Self::Rate { .. } => "rate_exceeded",
+            Self::Concurrency { .. } => "too_many_at_once",
         }
     }
 
@@ -92,6 +179,13 @@ impl Denied {
             Self::Name { function, host } => {
                 format!("to allow it, add below the function `{function}`: [[function.egress]] host = \"{host}\"")
             }
+            Self::Address { function, address } => format!(
+                "connect by name, so that the rule can say whose the address is; to allow the address itself, add below \
+                 the function `{function}`: [[function.egress]] host = \"{address}\""
+            ),
+            Self::SpecialPurpose { address, .. } => {
+                format!("to allow it, add a rule of its own: [[function.egress]] host = \"{address}\"")
+            }
             Self::Port { host, port, allowed } => {
                 let ports: Vec<String> = allowed.iter().chain([port]).map(ToString::to_string).collect();
                 format!("to allow it, write ports = [{}] in the egress rule for \"{host}\"", ports.join(", "))
@@ -101,6 +195,9 @@ impl Denied {
             Self::AmbiguousPath { .. } => {
                 "send the path in its plain form: no `//`, `.`, `..`, `\\` or control characters, neither plain nor encoded".to_owned()
             }
+            Self::Upgrade { rule, .. } => format!("to allow it, write upgrade = true in {rule}"),
+            Self::Rate { rule, .. } => format!("try again later, or raise `rate` of {rule}"),
+            Self::Concurrency { rule, .. } => format!("try again later, or raise `max_concurrent` of {rule}"),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The whitelist and what surrounds it: `dshield.toml` as typed values.
 //!
 //! The file's text flows in once, through [`Deployment::parse`]; either every problem in it comes back with its
-//! line and column, or values that need no further check. Of a name, a port, a method and a path, [`FunctionPolicy`]
+//! line and column, or values that need no further check. Of a destination, a port, a method and a path, [`FunctionPolicy`]
 //! then says which rule allows them, or why none does. [`Policy::hash`] is what the hardware attests.
 //!
-//! * `types`: what a policy says; `path`: which paths a pattern means
+//! * `types`: what a policy says; `path`: which paths a pattern means; `inject`, `rate`, `resolver`, `spki`: what some of
+//!   its fields say
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
 //! * `canonical`: from types to the text that is hashed
@@ -12,18 +13,27 @@ mod canonical;
 mod decide;
 mod denied;
 mod diagnostic;
+mod inject;
 mod parse;
 mod path;
+mod rate;
+mod resolver;
+mod spki;
 mod types;
 
 pub use canonical::PolicyHash;
 pub use decide::Route;
 pub use denied::Denied;
 pub use diagnostic::{Diagnostic, Position};
+pub use inject::{Injection, SecretName, SecretNameError};
 pub use parse::{Positions, ReadCa};
 pub use path::PathPattern;
+pub use rate::{Rate, RateError};
+pub use resolver::{NamedServer, UpstreamResolver, UpstreamResolverError};
+pub use spki::{SpkiPin, SpkiPinError};
 pub use types::{
-    Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Pin, Policy, Rule, Runtime, TlsMode, UnknownWord,
+    Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Mode, Pin, Policy, Protocol, Rule, Runtime, TlsMode,
+    UnknownWord,
 };
 
 pub use crate::name::FunctionName;

@@ -8,7 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::diagnostic::did_you_mean;
+use super::inject::Injection;
 use super::path::PathPattern;
+use super::rate::Rate;
+use super::resolver::UpstreamResolver;
+use super::spki::SpkiPin;
+use crate::address::Network;
+use crate::destination::Destination;
 use crate::name::{FunctionName, HostName};
 
 /// The whole of `dshield.toml`.
@@ -27,6 +33,10 @@ pub struct Policy {
     pub log_level: LogLevel,
     /// True when the log never touches a disk.
     pub memory_only: bool,
+    /// Who says which addresses a name has.
+    pub resolver: UpstreamResolver,
+    /// Whether what the rules do not allow is refused.
+    pub mode: Mode,
     /// One for each function, in the order of the file.
     pub functions: Vec<Arc<FunctionPolicy>>,
 }
@@ -40,45 +50,63 @@ pub struct FunctionPolicy {
     pub egress: Vec<Arc<Rule>>,
 }
 
-/// One permission. Rules of a function with the same host and a common port agree in `tls`, `resolve` and `ca`.
+/// One permission. Rules of a function with the same host and a common port agree in `tls`, `protocol`, `resolve`, `ca`
+/// and `pin_spki`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// Where it stands, such as `summarize.egress[0]`; what the log calls it.
     pub id: String,
-    /// Which names.
+    /// Which names or addresses.
     pub host: HostPattern,
     /// Which TCP ports: at least one, sorted, each once, never 0.
     pub ports: Vec<u16>,
     /// What becomes of TLS.
     pub tls: TlsMode,
+    /// What is spoken; not HTTP only where `tls` is none.
+    pub protocol: Protocol,
     /// Which methods: at least one token, upper case, sorted, each once. `None` is any.
     pub methods: Option<Vec<String>>,
     /// Which paths: at least one, sorted as they are written, each once. `None` is any.
     pub paths: Option<Vec<PathPattern>>,
     /// The largest request body, in bytes, below 2⁵³. `None` is any.
     pub max_request_bytes: Option<u64>,
+    /// True when a request may turn its connection into another protocol (101 Switching Protocols).
+    pub upgrade: bool,
+    /// How many requests (connections, where requests are not seen) of all instances together. `None` is any.
+    pub rate: Option<Rate>,
+    /// How many of them at a time, 1 to 100,000. `None` is any.
+    pub max_concurrent: Option<u32>,
     /// Connect to these addresses, in this order, instead of asking DNS. Empty: ask DNS.
     pub resolve: Vec<Pin>,
     /// Certificates (DER) that may anchor the upstream's chain, besides the usual ones.
     pub ca: Vec<Vec<u8>>,
+    /// The keys that the upstream's certificate may have: sorted, each once. Empty: any that the chain proves.
+    pub pin_spki: Vec<SpkiPin>,
+    /// Header fields that requests get on their way, by lower-case name.
+    pub inject_header: BTreeMap<String, Injection>,
 }
 
-/// Which names a rule is for.
+/// Which names or addresses a rule is for. A name never matches a network, whatever it resolves to, and an address
+/// never a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// This name and no other.
     Exact(HostName),
     /// `*.name`: every name with one or more labels in front of `name`, never `name` itself.
     Wildcard(HostName),
+    /// Connections to these addresses, made without a name.
+    Network(Network),
 }
 
 impl HostPattern {
-    /// True when `name` is one of those meant.
+    /// True when `to` is one of those meant.
     #[must_use]
-    pub fn matches(&self, name: &HostName) -> bool {
-        match self {
-            Self::Exact(own) => own == name,
-            Self::Wildcard(apex) => name.is_below(apex),
+    pub fn matches(&self, to: &Destination) -> bool {
+        match (self, to) {
+            (Self::Exact(own), Destination::Name(name)) => own == name,
+            (Self::Wildcard(apex), Destination::Name(name)) => name.is_below(apex),
+            (Self::Network(network), Destination::Address(address)) => network.contains(*address),
+            _ => false,
         }
     }
 }
@@ -88,6 +116,7 @@ impl fmt::Display for HostPattern {
         match self {
             Self::Exact(name) => f.pad(name.as_str()),
             Self::Wildcard(apex) => f.pad(&format!("*.{apex}")),
+            Self::Network(network) => network.fmt(f),
         }
     }
 }
@@ -163,7 +192,7 @@ macro_rules! words {
     ($(#[$meta:meta])* $type:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-                pub enum $type {
+        pub enum $type {
             $($(#[$variant_meta])* $variant,)+
         }
 
@@ -210,6 +239,26 @@ words! {
         Connection = "connection",
         /// Also each request inside a connection.
         Request = "request",
+    }
+}
+
+words! {
+    /// Whether what the rules do not allow is refused.
+    Mode {
+        /// It is.
+        Enforce = "enforce",
+        /// It is written down and let through: for finding out, while developing, which rules a function needs.
+        Observe = "observe",
+    }
+}
+
+words! {
+    /// What a function speaks on a connection.
+    Protocol {
+        /// HTTP: each request is judged.
+        Http = "http",
+        /// Anything: only where it goes is judged.
+        Tcp = "tcp",
     }
 }
 

@@ -13,7 +13,7 @@ pub mod strict;
 pub mod tls;
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +29,7 @@ pub use messages::PAUSE;
 pub use routes::{SLOW, Seen};
 
 use crate::background::Background;
+use crate::tripwire::host_address;
 use routes::Record;
 
 /// The name that it plays unless told otherwise.
@@ -64,11 +65,27 @@ impl Standin {
         Self::start_with(tls::identity(&[NAME]), false)
     }
 
-    fn start_with((ca_pem, config): (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
+    /// Plays these names or addresses on the machine's own address, which is not loopback.
+    #[must_use]
+    pub fn start_on_host(names: &[&str]) -> Self {
+        Self::start_on(host_address(), tls::identity(names), true)
+    }
+
+    /// Speaks HTTP without TLS on the machine's own address.
+    #[must_use]
+    pub fn start_plain_on_host() -> Self {
+        Self::start_on(host_address(), tls::identity(&[NAME]), false)
+    }
+
+    fn start_with(identity: (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), identity, encrypted)
+    }
+
+    fn start_on(address: IpAddr, (ca_pem, config): (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
         let mut ca_file =
             tempfile::Builder::new().prefix("upstream-ca-").suffix(".pem").tempfile().expect("a temporary file");
         ca_file.write_all(ca_pem.as_bytes()).expect("the file is ours");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
         let (record, connections) = (Record::default(), Arc::new(AtomicUsize::new(0)));
         let (recorded, counted) = (record.clone(), Arc::clone(&connections));

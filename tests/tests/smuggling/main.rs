@@ -14,12 +14,18 @@ use dshield_tests::standin::strict::Plain;
 use dshield_tests::standin::tls::Issued;
 use serde_json::{Value, json};
 
-use framing::NEED_A_JUDGE;
 use rows::{FORBIDDEN, HOST, Row, Rows, Wanted};
 
-/// Whether the proxy judges the framing of requests itself, before they are parsed. Where it does not, rows of
-/// [`NEED_A_JUDGE`] are run and what they show is only printed, and entries about framing are not looked for.
-const JUDGES_FRAMING: bool = false;
+/// Rows that are safe, but not what is wanted: their problems are printed. One that has none is to go from here.
+const NOT_YET: [&str; 4] = [
+    // The HTTP library refuses it, and the upstream gets the blame.
+    "trailers of 120 KB",
+    // The HTTP library refuses these two, and the log says nothing.
+    "a backslash before the target",
+    "an absolute target without a host",
+    // The field goes upstream, where nobody has asked for HTTP/2.
+    "an upgrade to h2c that does not name its settings",
+];
 
 /// Instances that try rows at the same time.
 const WORKERS: usize = 6;
@@ -84,15 +90,13 @@ fn check(tls: bool) {
     let mut wrong = Vec::new();
     for (row, outcome) in rows.iter().zip(&outcomes) {
         let problems = outcome.problems(row, &arrived, &log);
-        if problems.is_empty() {
-            continue;
-        }
         let beginning: String = outcome.got.chars().take(150).collect();
         let line = format!("{}: {}; the function got {beginning:?}", row.name, problems.join("; "));
-        if JUDGES_FRAMING || !NEED_A_JUDGE.contains(&row.name) {
-            wrong.push(line);
-        } else {
-            eprintln!("not yet: {line}");
+        match (problems.is_empty(), NOT_YET.contains(&row.name)) {
+            (true, false) => {}
+            (false, false) => wrong.push(line),
+            (false, true) => eprintln!("not yet: {line}"),
+            (true, true) => wrong.push(format!("{}: is as it is wanted, and still in NOT_YET", row.name)),
         }
     }
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
@@ -119,10 +123,8 @@ fn run(agent: &Agent, rows: &[Row], tls: bool) -> Vec<Outcome> {
 
 /// The log, once every refusal is in it: they come a moment later.
 fn refusals(agent: &Agent, rows: &[Row]) -> Log {
-    if !JUDGES_FRAMING {
-        return agent.log();
-    }
-    let refused = |row: &&Row| matches!(row.wanted, Wanted::Refused(_) | Wanted::Denied(_));
+    let refused =
+        |row: &&Row| matches!(row.wanted, Wanted::Refused(_) | Wanted::Denied(_)) && !NOT_YET.contains(&row.name);
     let least = rows.iter().filter(refused).count();
     agent.log_with("a refusal for each row", |log| log.refused("f").len() >= least)
 }
@@ -231,9 +233,6 @@ impl Outcome {
 
     /// The function is told why, and the log has the same word.
     fn untold(&self, log: &Log) -> Option<String> {
-        if !JUDGES_FRAMING {
-            return None;
-        }
         let Some(reason) = &self.refused else { return Some("no x-dshield-refused".into()) };
         let logged = log.refused("f").iter().any(|refused| refused.layer == "http" && refused.reason == *reason);
         (!logged).then(|| format!("no entry for {reason}"))
@@ -247,9 +246,10 @@ fn wrong_count(whole: &[&Plain], wanted: usize) -> Option<String> {
 
 /// A field that belongs to the function's own connection.
 fn foreign_field(plain: &Plain) -> Option<String> {
-    let own = ["connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "http2-settings", "expect"];
+    let own = ["connection", "keep-alive", "proxy-connection", "trailer", "upgrade", "http2-settings", "expect"];
     let all = || plain.fields.iter().chain(&plain.trailers);
-    if let Some((name, value)) = all().find(|field| own.contains(&field.0.as_str())) {
+    let foreign = |name: &str, value: &str| own.contains(&name) || (name == "te" && value != "trailers");
+    if let Some((name, value)) = all().find(|field| foreign(&field.0, &field.1)) {
         return Some(format!("the upstream got {name}: {value}"));
     }
     let framing = ["host", "content-length", "transfer-encoding", "authorization"];

@@ -2,20 +2,24 @@
 //!
 //! The text flows in, with a way to read the certificate files it names. Every problem is collected, so that one look
 //! at the output is enough to mend the file; no value leaves unless there was none.
+mod enforceable;
 mod function;
+mod host;
 mod pem;
 mod read;
 mod rule;
 mod units;
+mod upstream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use toml_edit::{Document, Item};
 
-use self::read::Fields;
+use self::read::{Fields, Spanned};
 use super::diagnostic::{Diagnostic, Findings, Position};
-use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Policy};
+use super::resolver::{UpstreamResolver, UpstreamResolverError};
+use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Mode, Policy};
 use crate::name::FunctionName;
 
 /// Reads a certificate file that the policy names, or says in words why it cannot.
@@ -57,7 +61,7 @@ impl Deployment {
             }
         };
         let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "function"], &mut findings);
-        let (log_level, memory_only) = policy(&top, &mut findings);
+        let policy = policy(&top, &mut findings);
         let read = functions(&top, read_ca, &mut findings);
         if !findings.is_empty() {
             return Err(findings.into_sorted());
@@ -70,16 +74,35 @@ impl Deployment {
             policies.push(Arc::new(policy));
             positions.push(position);
         }
-        let policy = Arc::new(Policy { log_level, memory_only, functions: policies });
+        let policy = Arc::new(Policy { functions: policies, ..policy });
         Ok((Self { policy, functions }, positions))
     }
 }
 
-fn policy(top: &Fields<'_>, findings: &mut Findings<'_>) -> (LogLevel, bool) {
-    let table = top.table("policy", "[policy]", &["log_level", "memory_only"], findings);
-    let log_level = table.as_ref().and_then(|table| table.word("log_level", findings));
-    let memory_only = table.as_ref().and_then(|table| table.boolean("memory_only", findings));
-    (log_level.map_or(LogLevel::Request, |word| word.value), memory_only.unwrap_or(false))
+/// All of the policy but its functions.
+fn policy(top: &Fields<'_>, findings: &mut Findings<'_>) -> Policy {
+    let known = ["log_level", "memory_only", "resolver", "mode"];
+    let table = top.table("policy", "[policy]", &known, findings);
+    let table = table.as_ref();
+    Policy {
+        log_level: table.and_then(|t| t.word("log_level", findings)).map_or(LogLevel::Request, |word| word.value),
+        memory_only: table.and_then(|table| table.boolean("memory_only", findings)).unwrap_or(false),
+        resolver: table.and_then(|table| resolver(table, findings)).unwrap_or_default(),
+        mode: table.and_then(|table| table.word("mode", findings)).map_or(Mode::Enforce, |word| word.value),
+        functions: Vec::new(),
+    }
+}
+
+fn resolver(table: &Fields<'_>, findings: &mut Findings<'_>) -> Option<UpstreamResolver> {
+    let Spanned { value, at } = table.string("resolver", "\"system\"", findings)?;
+    match value.parse() {
+        Ok(resolver) => Some(resolver),
+        Err(error) => {
+            let message = format!("`resolver` cannot be {value:?}");
+            findings.add_with_hint(&at, message, UpstreamResolverError::to_string(&error));
+            None
+        }
+    }
 }
 
 type Read = (Function, FunctionPolicy, Positions);
@@ -131,6 +154,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::types::Protocol;
 
     /// Parses, with one certificate file named `ca.pem`.
     pub(in crate::policy) fn parse(text: &str) -> Result<Deployment, Vec<Diagnostic>> {
@@ -160,6 +184,8 @@ pub(super) mod tests {
         [policy]
         log_level = "connection"
         memory_only = true
+        resolver = "tls://1.1.1.1#cloudflare-dns.com"
+        mode = "observe"
         [[function]]
         name = "summarize"
         runtime = "python3"
@@ -178,9 +204,18 @@ pub(super) mod tests {
         max_request_bytes = "1MiB"
         resolve = ["127.0.0.1:8443", "10.0.0.1", "[::1]:9", "[::2]"]
         ca = "ca.pem"
+        upgrade = true
+        rate = "10/s"
+        max_concurrent = 7
+        pin_spki = ["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+        inject_header = { x-api-key = { secret = "ANTHROPIC_API_KEY" } }
         [[function.egress]]
         host = "*.example.com"
         tls = "passthrough"
+        [[function.egress]]
+        host = "192.0.2.0/24"
+        tls = "none"
+        protocol = "tcp"
         [[function]]
         name = "native"
         runtime = "native"
@@ -192,6 +227,8 @@ pub(super) mod tests {
         let deployment = parse(FULL).unwrap();
         assert_eq!(deployment.policy.log_level, LogLevel::Connection);
         assert!(deployment.policy.memory_only);
+        assert_eq!(deployment.policy.resolver.to_string(), "tls://1.1.1.1:853#cloudflare-dns.com");
+        assert_eq!(deployment.policy.mode, Mode::Observe);
         let function = &deployment.functions[0];
         assert_eq!(function.handler_parts(), Some(("api/app", "main")));
         assert_eq!(function.timeout.as_secs(), 120);
@@ -208,7 +245,12 @@ pub(super) mod tests {
         let pins: Vec<String> = rules[0].resolve.iter().map(ToString::to_string).collect();
         assert_eq!(pins, ["127.0.0.1:8443", "10.0.0.1", "[::1]:9", "::2"]);
         assert_eq!(rules[0].ca, [[0x30, 3, 1, 2, 3]]);
+        assert!(rules[0].upgrade);
+        assert_eq!((rules[0].rate.unwrap().count(), rules[0].max_concurrent), (10, Some(7)));
+        assert_eq!(rules[0].pin_spki, [[0; 32].into()]);
+        assert_eq!(rules[0].inject_header["x-api-key"].secret.as_str(), "ANTHROPIC_API_KEY");
         assert_eq!(rules[1].host.to_string(), "*.example.com");
+        assert_eq!((rules[2].host.to_string().as_str(), rules[2].protocol), ("192.0.2.0/24", Protocol::Tcp));
         assert!(deployment.policy.functions[1].egress.is_empty());
     }
 
@@ -217,6 +259,7 @@ pub(super) mod tests {
         let deployment = parse(&with_rule("host = \"a.com\"")).unwrap();
         assert_eq!(deployment.policy.log_level, LogLevel::Request);
         assert!(!deployment.policy.memory_only);
+        assert_eq!((&deployment.policy.resolver, deployment.policy.mode), (&UpstreamResolver::System, Mode::Enforce));
         let function = &deployment.functions[0];
         assert_eq!(function.handler.as_deref(), Some("app.handler"));
         assert_eq!((function.timeout.as_secs(), function.memory, function.concurrency), (30, 256 << 20, 4));
@@ -224,6 +267,8 @@ pub(super) mod tests {
         assert_eq!((&rule.ports[..], rule.tls.as_str()), (&[443][..], "inspect"));
         assert_eq!((&rule.methods, &rule.paths, rule.max_request_bytes), (&None, &None, None));
         assert!(rule.resolve.is_empty() && rule.ca.is_empty());
+        assert_eq!((rule.protocol, rule.upgrade, rule.rate, rule.max_concurrent), (Protocol::Http, false, None, None));
+        assert!(rule.pin_spki.is_empty() && rule.inject_header.is_empty());
     }
 
     #[test]
@@ -288,6 +333,13 @@ pub(super) mod tests {
         assert_eq!(
             problems(&format!("[policy]\nlog_level = \"all\"\n{}", with(""))),
             ["2:13: `log_level` cannot be \"all\"; it can be: connection, request"]
+        );
+        assert_eq!(
+            problems(&format!("[policy]\nmode = \"observ\"\nresolver = \"tls://1.1.1.1\"\n{}", with(""))),
+            [
+                "2:8: `mode` cannot be \"observ\"; did you mean `observe`?",
+                "3:12: `resolver` cannot be \"tls://1.1.1.1\"; write the name that the server's certificate must prove behind it, such as \"tls://1.1.1.1#cloudflare-dns.com\""
+            ]
         );
         assert_eq!(
             problems(&format!("colour = 1\n{}", with(""))),

@@ -220,6 +220,41 @@ impl<'d> Fields<'d> {
         Some(tables)
     }
 
+    /// A table of tables under names of the writer's choice, each called `what` in messages, with the fields `known`.
+    pub(super) fn tables_by_name(
+        &self,
+        name: &str,
+        example: &str,
+        what: &'static str,
+        known: &[&'static str],
+        findings: &mut Findings<'_>,
+    ) -> Vec<(Spanned<&'d str>, Fields<'d>)> {
+        let Some((item, at)) = self.item(name) else {
+            return Vec::new();
+        };
+        let Some(table) = item.as_table_like() else {
+            wrong_kind(name, "a table", item, &at, &format!("write it like {name} = {example}"), findings);
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (key, item) in table.iter() {
+            let key_at = table.key(key).and_then(toml_edit::Key::span).unwrap_or_else(|| at.clone());
+            let at = item.span().unwrap_or_else(|| key_at.clone());
+            match item.as_table_like() {
+                Some(table) => {
+                    let fields = Fields::new(table, at, what, known, findings);
+                    tables.push((Spanned { value: key, at: key_at }, fields));
+                }
+                None => findings.add_with_hint(
+                    &at,
+                    format!("{what} is a table"),
+                    format!("write it like {name} = {example}"),
+                ),
+            }
+        }
+        tables
+    }
+
     /// A table of strings under names of the writer's choice.
     pub(super) fn map(&self, name: &str, findings: &mut Findings<'_>) -> Vec<(Spanned<&'d str>, Spanned<&'d str>)> {
         let Some((item, at)) = self.item(name) else {

@@ -1,17 +1,32 @@
 //! One function's `[[function.egress]]` rules.
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::read::{Fields, Spanned};
-use super::{ReadCa, function, pem};
-use crate::name::{HostName, NameError};
+use super::read::{Fields, Spanned, wrong_kind};
+use super::{ReadCa, enforceable, function, host, upstream};
 use crate::policy::diagnostic::Findings;
 use crate::policy::path::PathPattern;
-use crate::policy::types::{HostPattern, Pin, Rule, TlsMode};
+use crate::policy::rate::{Rate, RateError};
+use crate::policy::types::{HostPattern, Protocol, Rule, TlsMode};
 
-const FIELDS: &[&str] = &["host", "ports", "tls", "methods", "paths", "max_request_bytes", "resolve", "ca"];
+const FIELDS: &[&str] = &[
+    "host",
+    "ports",
+    "tls",
+    "protocol",
+    "methods",
+    "paths",
+    "max_request_bytes",
+    "upgrade",
+    "rate",
+    "max_concurrent",
+    "resolve",
+    "ca",
+    "pin_spki",
+    "inject_header",
+];
 const DEFAULT_PORT: u16 = 443;
+const MOST_CONCURRENT: u32 = 100_000;
 
 /// The rules of the function that messages and rule ids call `label`. Whatever is wrong is reported.
 pub(super) fn egress(
@@ -33,59 +48,27 @@ pub(super) fn egress(
 }
 
 fn rule(fields: &Fields<'_>, id: String, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Option<Rule> {
-    let host = host(fields, findings);
-    let ports = ports(fields, findings);
+    let host = host::host(fields, findings);
     let tls = fields.word("tls", findings).map_or(TlsMode::Inspect, |word| word.value);
-    let methods = methods(fields, findings);
-    let paths = paths(fields, findings);
-    let max_request_bytes = function::size(fields, "max_request_bytes", findings).map(|size| size.value);
-    let resolve = resolve(fields, findings);
-    let ca = ca(fields, read_ca, findings);
-    must_be_enforceable(fields, tls, findings);
-    Some(Rule { id, host: host?, ports, tls, methods, paths, max_request_bytes, resolve, ca })
-}
-
-fn host(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<HostPattern> {
-    let Spanned { value, at } = fields.required_string("host", "\"api.example.com\"", findings)?;
-    if value == "*" {
-        let hint = "name the hosts, or a domain as \"*.example.com\"";
-        findings.add_with_hint(&at, "a rule cannot be for every host", hint);
-        return None;
-    }
-    let (wildcard, name) = match value.strip_prefix("*.") {
-        Some(apex) => (true, apex),
-        None => (false, value),
-    };
-    let error = match HostName::parse(name) {
-        Ok(name) if wildcard => return Some(HostPattern::Wildcard(name)),
-        Ok(name) => return Some(HostPattern::Exact(name)),
-        Err(error) => error,
-    };
-    match error {
-        NameError::Address => findings.add_with_hint(
-            &at,
-            format!("{value:?} is an IP address; rules for addresses are not supported yet"),
-            format!("write a name, and pin its address with resolve = [{name:?}]"),
-        ),
-        error => {
-            let message = format!("{value:?} is not a host name: {error}");
-            match host_hint(value, error) {
-                Some(hint) => findings.add_with_hint(&at, message, hint),
-                None => findings.add(&at, message),
-            }
-        }
-    }
-    None
-}
-
-fn host_hint(text: &str, error: NameError) -> Option<&'static str> {
-    match error {
-        NameError::Character('*') => Some("a wildcard is `*.` in front of a name, such as \"*.example.com\""),
-        NameError::Character(_) if text.contains("://") => Some("write the host alone, without scheme and path"),
-        NameError::Character(':') => Some("write the port into `ports`"),
-        NameError::Character('/') => Some("write the path into `paths`"),
-        _ => None,
-    }
+    let protocol = fields.word("protocol", findings).map_or(Protocol::Http, |word| word.value);
+    enforceable::check(fields, host.as_ref(), tls, protocol, findings);
+    Some(Rule {
+        id,
+        ports: ports(fields, findings),
+        tls,
+        protocol,
+        methods: methods(fields, findings),
+        paths: paths(fields, findings),
+        max_request_bytes: function::size(fields, "max_request_bytes", findings).map(|size| size.value),
+        upgrade: fields.boolean("upgrade", findings).unwrap_or(false),
+        rate: rate(fields, findings),
+        max_concurrent: max_concurrent(fields, findings),
+        resolve: upstream::resolve(fields, findings),
+        ca: upstream::ca(fields, read_ca, findings),
+        pin_spki: upstream::pin_spki(fields, findings),
+        inject_header: upstream::inject_header(fields, findings),
+        host: host?,
+    })
 }
 
 fn ports(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Vec<u16> {
@@ -148,88 +131,42 @@ fn paths(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<PathPat
     Some(paths)
 }
 
-fn resolve(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Vec<Pin> {
-    let items = fields.strings("resolve", "[\"10.0.0.1:8443\"]", findings).unwrap_or_default();
-    let mut pins = Vec::with_capacity(items.len());
-    for Spanned { value, at } in items {
-        match pin(value) {
-            Some(pin) => pins.push(pin),
-            None => findings.add_with_hint(
-                &at,
-                format!("{value:?} is not an address"),
-                "write an IP address, or one with a port: \"10.0.0.1\", \"10.0.0.1:8443\", \"[::1]:8443\"",
-            ),
-        }
-    }
-    pins
-}
-
-fn pin(text: &str) -> Option<Pin> {
-    if text.contains('%') {
-        return None; // an IPv6 zone, which a `SocketAddr` reads and an `IpAddr` would lose
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return (address.port() != 0).then_some(Pin { ip: address.ip(), port: Some(address.port()) });
-    }
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let ip = match bare {
-        Some(v6) => IpAddr::V6(v6.parse().ok()?),
-        None => text.parse().ok()?,
-    };
-    Some(Pin { ip, port: None })
-}
-
-fn ca(fields: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Vec<Vec<u8>> {
-    let Some(Spanned { value, at }) = fields.string("ca", "\"upstream-ca.pem\"", findings) else {
-        return Vec::new();
-    };
-    let file = match read_ca(value) {
-        Ok(file) => file,
-        Err(reason) => {
-            findings.add_with_hint(
-                &at,
-                format!("the certificate file {value:?} cannot be read: {reason}"),
-                "name a PEM file, relative to this one",
-            );
-            return Vec::new();
-        }
-    };
-    match pem::certificates(&file) {
-        Ok(certificates) => certificates,
-        Err(reason) => {
-            findings.add(&at, format!("the certificate file {value:?} {reason}"));
-            Vec::new()
+fn rate(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Rate> {
+    let Spanned { value, at } = fields.string("rate", "\"10/s\"", findings)?;
+    match value.parse() {
+        Ok(rate) => Some(rate),
+        Err(error) => {
+            findings.add_with_hint(&at, format!("`rate` cannot be {value:?}"), RateError::to_string(&error));
+            None
         }
     }
 }
 
-/// Refuses what a rule asks for but nobody could check.
-fn must_be_enforceable(fields: &Fields<'_>, tls: TlsMode, findings: &mut Findings<'_>) {
-    if tls == TlsMode::Passthrough {
-        for name in ["methods", "paths", "max_request_bytes"].into_iter().filter(|name| fields.has(name)) {
-            let message = format!("`{name}` cannot be enforced with tls = \"passthrough\", which hides the requests");
-            findings.add_with_hint(
-                &fields.at_key(name),
-                message,
-                format!("write tls = \"inspect\", or leave `{name}` out"),
-            );
-        }
+fn max_concurrent(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<u32> {
+    let Spanned { value, at } = fields.value("max_concurrent")?;
+    let Some(number) = value.as_integer() else {
+        wrong_kind("max_concurrent", "an integer", value, &at, "write it like max_concurrent = 10", findings);
+        return None;
+    };
+    let allowed = u32::try_from(number).ok().filter(|number| (1..=MOST_CONCURRENT).contains(number));
+    if allowed.is_none() {
+        findings.add_with_hint(&at, format!("`max_concurrent` cannot be {number}"), "write a number from 1 to 100000");
     }
-    if tls != TlsMode::Inspect && fields.has("ca") {
-        let message =
-            format!("`ca` has no effect with tls = \"{tls}\": only `inspect` checks the upstream's certificate");
-        findings.add_with_hint(&fields.at_key("ca"), message, "write tls = \"inspect\", or leave `ca` out");
-    }
+    allowed
 }
 
 /// Which of the fields that a connection has only once differs between two rules.
 fn differing(a: &Rule, b: &Rule) -> Option<&'static str> {
     if a.tls != b.tls {
         Some("tls")
+    } else if a.protocol != b.protocol {
+        Some("protocol")
     } else if a.resolve != b.resolve {
         Some("resolve")
     } else if a.ca != b.ca {
         Some("ca")
+    } else if a.pin_spki != b.pin_spki {
+        Some("pin_spki")
     } else {
         None
     }
@@ -264,40 +201,7 @@ fn must_agree(rules: &[(Rule, &Fields<'_>)], findings: &mut Findings<'_>) {
 mod tests {
     use crate::policy::parse::tests::{parse, problems, with, with_rule};
 
-    #[test]
-    fn a_host_is_a_name_or_a_wildcard_below_one() {
-        for (host, problem) in [
-            ("*", "a rule cannot be for every host; name the hosts, or a domain as \"*.example.com\""),
-            (
-                "10.0.0.1",
-                "\"10.0.0.1\" is an IP address; rules for addresses are not supported yet; write a name, and pin its address with resolve = [\"10.0.0.1\"]",
-            ),
-            (
-                "a.*.com",
-                "\"a.*.com\" is not a host name: '*' cannot stand in a host name; a wildcard is `*.` in front of a name, such as \"*.example.com\"",
-            ),
-            (
-                "https://a.com/",
-                "\"https://a.com/\" is not a host name: ':' cannot stand in a host name; write the host alone, without scheme and path",
-            ),
-            (
-                "a.com:8443",
-                "\"a.com:8443\" is not a host name: ':' cannot stand in a host name; write the port into `ports`",
-            ),
-            ("a.com/x", "\"a.com/x\" is not a host name: '/' cannot stand in a host name; write the path into `paths`"),
-            (
-                "bücher.de",
-                "\"bücher.de\" is not a host name: a host name is ASCII; write an international name in its xn-- form",
-            ),
-            ("", "\"\" is not a host name: a host name cannot be empty"),
-            ("*.", "\"*.\" is not a host name: a host name cannot be empty"),
-        ] {
-            assert_eq!(problems(&with_rule(&format!("host = \"{host}\""))), [format!("6:8: {problem}")]);
-        }
-        for host in ["0x7f000001", "2130706433", "[::1]", "::1", "*.0.0.1"] {
-            assert!(problems(&with_rule(&format!("host = \"{host}\"")))[0].contains("is an IP address"), "{host}");
-        }
-    }
+    const PIN: &str = "pin_spki = [\"sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"]";
 
     #[test]
     fn each_field_is_checked_where_it_stands() {
@@ -355,6 +259,22 @@ mod tests {
         ] {
             assert_eq!(problems(&with_rule(&format!("host = \"a.com\"\n{line}"))), [problem]);
         }
+        for (line, problem) in [
+            (
+                "rate = \"10/m\"",
+                "7:8: `rate` cannot be \"10/m\"; write a number from 1 to 1000000 and a period, such as \"10/s\", \"600/min\" or \"1000/h\"",
+            ),
+            ("max_concurrent = 0", "7:18: `max_concurrent` cannot be 0; write a number from 1 to 100000"),
+            ("max_concurrent = 100001", "7:18: `max_concurrent` cannot be 100001; write a number from 1 to 100000"),
+            (
+                "max_concurrent = \"1\"",
+                "7:18: `max_concurrent` must be an integer, not a string; write it like max_concurrent = 10",
+            ),
+            ("upgrade = 1", "7:11: `upgrade` must be true or false, not an integer; write it without quotation marks"),
+            ("protocol = \"udp\"", "7:12: `protocol` cannot be \"udp\"; it can be: http, tcp"),
+        ] {
+            assert_eq!(problems(&with_rule(&format!("host = \"a.com\"\n{line}"))), [problem]);
+        }
         for pin in [
             "10.0.0.1:0",
             "[::1]:0",
@@ -376,33 +296,16 @@ mod tests {
     }
 
     #[test]
-    fn what_passthrough_hides_cannot_be_asked_for() {
-        assert_eq!(
-            problems(&with_rule(
-                "host = \"a.com\"\ntls = \"passthrough\"\nmethods = [\"GET\"]\npaths = [\"/\"]\nmax_request_bytes = 1\nca = \"ca.pem\""
-            )),
-            [
-                "8:1: `methods` cannot be enforced with tls = \"passthrough\", which hides the requests; write tls = \"inspect\", or leave `methods` out",
-                "9:1: `paths` cannot be enforced with tls = \"passthrough\", which hides the requests; write tls = \"inspect\", or leave `paths` out",
-                "10:1: `max_request_bytes` cannot be enforced with tls = \"passthrough\", which hides the requests; write tls = \"inspect\", or leave `max_request_bytes` out",
-                "11:1: `ca` has no effect with tls = \"passthrough\": only `inspect` checks the upstream's certificate; write tls = \"inspect\", or leave `ca` out",
-            ]
-        );
-        assert!(
-            problems(&with_rule("host = \"a.com\"\ntls = \"none\"\nca = \"ca.pem\""))[0]
-                .starts_with("8:1: `ca` has no effect")
-        );
-        assert!(parse(&with_rule("host = \"a.com\"\ntls = \"none\"\npaths = [\"/\"]")).is_ok());
-    }
-
-    #[test]
     fn rules_for_one_host_and_port_agree_about_the_connection() {
         let two = |a: &str, b: &str| {
             with(&format!("[[function.egress]]\nhost = \"a.com\"\n{a}\n[[function.egress]]\nhost = \"A.com.\"\n{b}"))
         };
-        for (line, field) in
-            [("tls = \"none\"", "tls"), ("resolve = [\"10.0.0.1\"]", "resolve"), ("ca = \"ca.pem\"", "ca")]
-        {
+        for (line, field) in [
+            ("tls = \"none\"", "tls"),
+            ("resolve = [\"10.0.0.1\"]", "resolve"),
+            ("ca = \"ca.pem\"", "ca"),
+            (PIN, "pin_spki"),
+        ] {
             assert_eq!(
                 problems(&two("", line)),
                 [format!(
@@ -412,6 +315,9 @@ mod tests {
             assert!(parse(&two(line, line)).is_ok());
             assert!(parse(&two("ports = [80]", line)).is_ok());
         }
+        let tcp = "tls = \"none\"\nprotocol = \"tcp\"";
+        assert!(problems(&two("tls = \"none\"", tcp))[0].starts_with("11:1: `protocol` differs"));
+        assert!(parse(&two(tcp, tcp)).is_ok());
         assert!(
             problems(&two("tls = \"none\"\nports = [80, 443]", "ports = [443, 80]"))[0]
                 .starts_with("9:1: `tls` differs")

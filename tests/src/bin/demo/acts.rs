@@ -22,7 +22,7 @@ struct Leak {
 
 const LEAKS: [Leak; 5] = [
     Leak { name: "host", what: "to a host on no list", layer: "dns", reason: "name_not_allowed" },
-    Leak { name: "ip", what: "to a bare IP address", layer: "connect", reason: "address_without_name" },
+    Leak { name: "ip", what: "to a bare IP address", layer: "connect", reason: "address_not_allowed" },
     Leak { name: "port", what: "to another port of the allowed host", layer: "connect", reason: "port_not_allowed" },
     Leak { name: "dns", what: "inside a DNS name", layer: "dns", reason: "name_not_allowed" },
     Leak { name: "udp", what: "in a UDP datagram", layer: "kernel", reason: "udp_port" },

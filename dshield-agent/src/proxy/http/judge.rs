@@ -1,0 +1,226 @@
+//! The one place that decides about a request.
+use std::sync::Arc;
+
+use ::http::header::{self, HeaderName};
+use ::http::{Method, Request, StatusCode};
+use dshield_common::destination::{AuthorityError, Destination};
+use dshield_common::log::entry::Attempt;
+use dshield_common::policy::{Denied, Rule, TlsMode};
+
+use super::framing::Violation;
+use super::refusal::{self, Refusal};
+use super::tunnel;
+use crate::proxy::NO_RULE;
+use crate::proxy::allowed::Allowed;
+use crate::proxy::body::BodyError;
+
+/// The longest path and method that surely fit a log entry, with every character escaped.
+const LONGEST_TARGET: usize = 8 << 10;
+
+/// Fields by which frameworks let a request be another method than its own.
+static METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+/// The rule that allows a request on this connection.
+pub(super) fn request<B: ::http_body::Body>(
+    connection: &Allowed,
+    request: &Request<B>,
+) -> Result<Arc<Rule>, Box<Refusal>> {
+    let case = Case { connection, request };
+    case.target()?;
+    case.authority()?;
+    let rule = case.rule()?;
+    case.method_is_what_it_says()?;
+    case.upgrade(&rule)?;
+    case.size(&rule)?;
+    Ok(rule)
+}
+
+/// What a body that was not let through means for its request; `None` where it just ended.
+pub(super) fn body(connection: &Allowed, rule: &Rule, error: &BodyError) -> Option<Refusal> {
+    let (status, reason, detail, hint) = match error {
+        BodyError::TooLarge(_) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request_too_large",
+            error.to_string(),
+            format!("raise max_request_bytes in {}", rule.id),
+        ),
+        BodyError::Http(error) => {
+            let violation = Violation::behind(error)?;
+            (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, violation.to_string(), refusal::PLAIN_FRAMING.to_owned())
+        }
+    };
+    let detail = format!("request to {}: {detail}", connection.route.to);
+    Some(Refusal { status, reason, detail, rule: rule.id.clone(), hint, attempt: connection.attempt() })
+}
+
+/// One request on its connection.
+struct Case<'a, B> {
+    connection: &'a Allowed,
+    request: &'a Request<B>,
+}
+
+impl<B: ::http_body::Body> Case<'_, B> {
+    fn refusal(&self, status: StatusCode, reason: &'static str, detail: String, hint: &str) -> Box<Refusal> {
+        Box::new(Refusal {
+            status,
+            reason,
+            detail,
+            rule: self.connection.route.rule_id().to_owned(),
+            hint: hint.to_owned(),
+            attempt: self.attempt(),
+        })
+    }
+
+    fn attempt(&self) -> Attempt {
+        let path: String = self.request.uri().path().chars().take(LONGEST_TARGET).collect();
+        let method: String = self.request.method().as_str().chars().take(LONGEST_TARGET).collect();
+        Attempt { method: Some(method), path: Some(path), ..self.connection.attempt() }
+    }
+
+    fn target(&self) -> Result<(), Box<Refusal>> {
+        let to = &self.connection.route.to;
+        let length = self.request.method().as_str().len() + self.request.uri().path().len();
+        if length > LONGEST_TARGET {
+            let detail = format!("request to {to} with method and path of {length} bytes");
+            let hint = "shorten it; data belongs into the body or the query";
+            return Err(self.refusal(StatusCode::URI_TOO_LONG, "target_too_long", detail, hint));
+        }
+        if self.request.method() == Method::CONNECT {
+            let detail = format!("CONNECT inside the connection to {to}");
+            let hint = "connect to the host directly";
+            return Err(self.refusal(StatusCode::FORBIDDEN, "connect_inside", detail, hint));
+        }
+        Ok(())
+    }
+
+    /// The destination of the connection is what the request is for.
+    fn authority(&self) -> Result<(), Box<Refusal>> {
+        let route = &self.connection.route;
+        let (scheme, default_port) = if route.tls() == TlsMode::None { ("http", 80) } else { ("https", 443) };
+        let named = self.named().map_err(|problem| {
+            let detail = format!("request to {}: {problem}", route.to);
+            let hint = "send one Host header (HTTP/2: one :authority) with the host's name";
+            self.refusal(StatusCode::BAD_REQUEST, "authority_invalid", detail, hint)
+        })?;
+        let (to, port) = (&named.0, named.1.unwrap_or(default_port));
+        let own_scheme = self.request.uri().scheme_str().is_none_or(|own| own.eq_ignore_ascii_case(scheme));
+        if *to != route.to || port != route.port || !own_scheme {
+            let shown = named.1.map_or_else(|| to.to_string(), |port| format!("{to}:{port}"));
+            let scheme = if own_scheme { "" } else { " under another scheme" };
+            let detail = format!("request for {shown}{scheme} on the connection to {}:{}", route.to, route.port);
+            let hint = "open a connection of its own for each host";
+            return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail, hint));
+        }
+        Ok(())
+    }
+
+    /// What the request says it is for: `Host`, and the authority of its target where there is one.
+    fn named(&self) -> Result<(Destination, Option<u16>), String> {
+        let parse =
+            |bytes: &[u8]| Destination::parse_authority(bytes).map_err(|error: AuthorityError| error.to_string());
+        let mut hosts = self.request.headers().get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (None, _) => None,
+            (Some(host), None) => Some(parse(host.as_bytes())?),
+            (Some(_), Some(_)) => return Err("more than one Host header".into()),
+        };
+        let target =
+            self.request.uri().authority().map(|authority| parse(authority.as_str().as_bytes())).transpose()?;
+        match (host, target) {
+            (Some(host), Some(target)) if host != target => {
+                Err("the request target and the Host header name different hosts".into())
+            }
+            (Some(named), _) | (None, Some(named)) => Ok(named),
+            (None, None) => Err("no Host header".into()),
+        }
+    }
+
+    fn rule(&self) -> Result<Arc<Rule>, Box<Refusal>> {
+        let (method, path) = (self.request.method().as_str(), self.request.uri().path());
+        let rule = self.connection.route.request(method, path).map_err(|denied: Denied| {
+            Box::new(Refusal {
+                status: StatusCode::FORBIDDEN,
+                reason: denied.reason(),
+                detail: denied.to_string(),
+                rule: denied.rule().unwrap_or(NO_RULE).to_owned(),
+                hint: denied.hint(),
+                attempt: self.attempt(),
+            })
+        })?;
+        Ok(rule.clone())
+    }
+
+    /// Where methods are judged, no other one is smuggled in beside the one that was judged.
+    fn method_is_what_it_says(&self) -> Result<(), Box<Refusal>> {
+        if !self.connection.route.limits_methods() {
+            return Ok(());
+        }
+        let header = METHOD_OVERRIDES.iter().find(|name| self.request.headers().contains_key(*name));
+        let mut parameters = self.request.uri().query().unwrap_or_default().split(['&', ';']);
+        let parameter = parameters.any(|pair| pair.split('=').next().is_some_and(is_method_parameter));
+        let Some(by) = header.map(HeaderName::as_str).or(parameter.then_some("_method")) else { return Ok(()) };
+        let detail = format!("request to {} with another method in `{by}`", self.connection.route.to);
+        let hint = "send the method as the request's own, and list it in `methods` of the rule";
+        Err(self.refusal(StatusCode::FORBIDDEN, "method_override", detail, hint))
+    }
+
+    fn upgrade(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
+        if rule.upgrade || tunnel::asked(self.request.headers()).is_none() {
+            return Ok(());
+        }
+        let detail = format!("request to {} for another protocol on the connection", self.connection.route.to);
+        let hint = format!("to allow it, write upgrade = true in {}", rule.id);
+        Err(self.refusal(StatusCode::FORBIDDEN, "upgrade_not_allowed", detail, &hint))
+    }
+
+    fn size(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
+        let declared = self.request.body().size_hint().lower();
+        let Some(limit) = rule.max_request_bytes.filter(|limit| declared > *limit) else { return Ok(()) };
+        let to = &self.connection.route.to;
+        let detail = format!("request body of {declared} bytes to {to}; the rule allows {limit}");
+        let hint = format!("raise max_request_bytes in {}", rule.id);
+        Err(self.refusal(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", detail, &hint))
+    }
+}
+
+/// `_method`, in every spelling that a form decoder reads so.
+fn is_method_parameter(name: &str) -> bool {
+    let mut rest = name.as_bytes();
+    for expected in b"_method" {
+        let (byte, length) = match rest {
+            [b'%', high, low, ..] => (hex(*high, *low), 3),
+            [byte, ..] => (Some(*byte), 1),
+            [] => return false,
+        };
+        if !byte.is_some_and(|byte| byte.eq_ignore_ascii_case(expected)) {
+            return false;
+        }
+        rest = &rest[length..];
+    }
+    // Some readers make a list of `_method[]`.
+    rest.is_empty() || rest[0] == b'[' || rest.starts_with(b"%5b") || rest.starts_with(b"%5B")
+}
+
+fn hex(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    u8::try_from(digit(high)? << 4 | digit(low)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_in_the_query_is_seen_in_every_spelling() {
+        for name in ["_method", "_METHOD", "%5fmethod", "_m%65thod", "%5F%4dethod", "_method[]", "_method%5B%5D"] {
+            assert!(is_method_parameter(name), "{name}");
+        }
+        for name in ["", "method", "_method2", "_metho", "x_method", "_metho%", "%5", "_metho%zz"] {
+            assert!(!is_method_parameter(name), "{name}");
+        }
+    }
+}
