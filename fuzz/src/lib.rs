@@ -4,6 +4,10 @@
 //! drives it on stable, with the corpus that is kept and with [`mutate`]d copies of it for a few seconds.
 #![forbid(unsafe_code)]
 
+pub mod authority;
+pub mod client_hello;
+pub mod dns;
+pub mod framing;
 pub mod host_name;
 pub mod log_line;
 pub mod mutate;
@@ -26,5 +30,20 @@ pub const TARGETS: &[Target] = &[
     Target { name: "policy", check: policy::check, words: policy::WORDS },
     Target { name: "host_name", check: host_name::check, words: host_name::WORDS },
     Target { name: "path", check: path::check, words: path::WORDS },
+    Target { name: "authority", check: authority::check, words: authority::WORDS },
+    Target { name: "client_hello", check: client_hello::check, words: client_hello::WORDS },
+    Target { name: "dns", check: dns::check, words: dns::WORDS },
+    Target { name: "framing", check: framing::check, words: framing::WORDS },
     Target { name: "log_line", check: log_line::check, words: log_line::WORDS },
 ];
+
+/// Runs `work` where timers are; none of them is waited for.
+fn with_timers<T>(work: impl Future<Output = T>) -> T {
+    thread_local! {
+        static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("timers need nothing of the machine");
+    }
+    RUNTIME.with(|runtime| runtime.block_on(work))
+}

@@ -1,7 +1,7 @@
 //! Request paths under a rule that has paths.
 use std::sync::LazyLock;
 
-use dshield_common::name::HostName;
+use dshield_common::destination::Destination;
 use dshield_common::policy::{Deployment, Route};
 
 /// See [`crate::Target::words`].
@@ -15,7 +15,7 @@ static ROUTE: LazyLock<Route> = LazyLock::new(|| {
     let text = "[[function]]\nname = \"f\"\nruntime = \"native\"\ncode = \"f\"\n\
                 [[function.egress]]\nhost = \"h.example\"\npaths = [\"/v1/*\", \"/exact\"]\n";
     let deployment = Deployment::parse(text, &mut |_| Err("there is none".into())).expect("it is a policy");
-    let name = HostName::parse("h.example").expect("it is a name");
+    let (name, _) = Destination::parse_authority(b"h.example").expect("it is a name");
     deployment.policy.functions[0].route(&name, 443).expect("the rule names it")
 });
 

@@ -1,4 +1,5 @@
 //! `dshield.toml`: a text, then after a NUL the bytes of every certificate file that it names.
+use dshield_common::destination::Destination;
 use dshield_common::policy::{Deployment, HostPattern};
 
 /// See [`crate::Target::words`].
@@ -30,6 +31,12 @@ pub const WORDS: &[&str] = &[
     "max_request_bytes = ",
     "resolve = ",
     "ca = ",
+    "protocol = \"tcp\"\n",
+    "upgrade = true\n",
+    "pin_spki = ",
+    "inject_header = ",
+    "mode = \"observe\"\n",
+    "\"10.0.0.0/8\"",
     "\"*.example.com\"",
     "\"127.0.0.1:443\"",
     "\"[::1]\"",
@@ -78,7 +85,11 @@ pub fn check(input: &[u8]) {
             let HostPattern::Exact(host) = &rule.host else { continue };
             assert!(function.allows_name(host), "{}: its own name is refused", rule.id);
             for port in &rule.ports {
-                assert!(function.route(host, *port).is_ok(), "{}: its own port {port} is refused", rule.id);
+                assert!(
+                    function.route(&Destination::Name(host.clone()), *port).is_ok(),
+                    "{}: its own port {port} is refused",
+                    rule.id
+                );
             }
         }
     }

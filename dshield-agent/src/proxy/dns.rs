@@ -27,13 +27,13 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// What to do with a question.
 #[derive(Debug)]
-struct Verdict {
-    reply: Option<Vec<u8>>,
+pub(super) struct Verdict {
+    pub(super) reply: Option<Vec<u8>>,
     event: Option<Event>,
 }
 
 /// Answers one message.
-fn answer(question: &[u8], policy: &FunctionPolicy, names: &Names) -> Verdict {
+pub(super) fn answer(question: &[u8], policy: &FunctionPolicy, names: &Names) -> Verdict {
     let Ok(message) = Message::from_vec(question) else {
         // Not even an id to answer to. Counted all the same: it is something that wanted out.
         return Verdict { reply: None, event: Some(refused("dns_malformed", "a message that is not DNS")) };

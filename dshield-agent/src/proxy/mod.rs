@@ -35,6 +35,8 @@ mod counted;
 mod deny;
 mod dns;
 mod explicit;
+#[doc(hidden)]
+pub mod fuzz;
 mod hello;
 mod http;
 mod names;

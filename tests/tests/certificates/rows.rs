@@ -135,10 +135,14 @@ fn issuers(rows: &mut Rows) {
     rows.add("the trusted authority's name, but another key", |_, host| {
         Issued::authority(|_| ()).leaf(&[host], |_| ()).server(&[])
     });
-    rows.add("an authority that nobody trusts, shown in full", |_, host| {
-        let other = Issued::authority(|params| params.distinguished_name.push(DnType::CommonName, "Another CA"));
-        other.leaf(&[host], |_| ()).server(&[&other])
-    });
+    let other = Issued::authority(|params| params.distinguished_name.push(DnType::CommonName, "Another CA"));
+    rows.add("an authority that only another rule trusts", |_, host| other.leaf(&[host], |_| ()).server(&[&other]));
+    // The other rule.
+    let server = other.leaf(&["other.example"], |_| ()).server(&[]);
+    let upstream = Upstream::Origin(Origin::start(Some(server)));
+    let row =
+        Row::new("its own authority, another name", "trusts.upstream.example", upstream, &other.certificate.pem());
+    rows.rows.push(row);
     rows.add("without the intermediate", |root, host| {
         root.intermediate("between", |_| ()).leaf(&[host], |_| ()).server(&[])
     });
