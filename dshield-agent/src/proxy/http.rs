@@ -181,7 +181,8 @@ async fn forward(connection: &Allowed, rule: &Arc<Rule>, request: Request<Incomi
     };
     let result = async {
         let client = connection.context.egress.upstream.client(&connection.route).map_err(Failure::Upstream)?;
-        let request = remake(connection, request, &exchange, rule.max_request_bytes);
+        let mut request = remake(connection, request, &exchange, rule.max_request_bytes);
+        connection.context.egress.secrets.inject(rule, request.headers_mut());
         client.request(request).await.map_err(Failure::from)
     };
     match result.await {

@@ -9,11 +9,11 @@
 //! dns ─────┘ synthetic addresses                                        dial ([upstream]) ◄────┘
 //! ```
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dshield_common::log::entry::Process;
-use dshield_common::policy::{FunctionPolicy, LogLevel};
+use dshield_common::policy::{FunctionPolicy, LogLevel, Policy, UpstreamResolver};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
@@ -26,18 +26,21 @@ use crate::instance::Instance;
 use crate::kernel::Sockets;
 use crate::log::Log;
 use crate::refusals::Refusals;
+use crate::secrets::Secrets;
 
 mod allowed;
 mod body;
 mod ca;
 mod connection;
 mod counted;
+mod dial;
 mod dns;
 mod hello;
 mod http;
 mod names;
 mod relay;
 mod resolver;
+mod trust;
 mod upstream;
 
 /// What the log says in place of a rule where none speaks for the destination.
@@ -50,7 +53,8 @@ pub type WhoAsked = Arc<dyn Fn(u64, SocketAddr) -> Option<Process> + Send + Sync
 pub struct Proxy {
     log: Log,
     ca: Arc<InspectionCa>,
-    resolver: Arc<Resolver>,
+    /// The one in use, with what the policy said of it: a deployment that says the same goes on with its answers.
+    resolver: Mutex<Option<(UpstreamResolver, Arc<Resolver>)>>,
     who_asked: WhoAsked,
     connections: Arc<AtomicU64>,
 }
@@ -61,6 +65,8 @@ pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
     log_level: LogLevel,
     upstream: Upstream,
+    /// What its rules inject.
+    secrets: Arc<Secrets>,
     /// Of each instance.
     connections: usize,
 }
@@ -98,20 +104,34 @@ impl Proxy {
     /// A proxy that logs to `log`, with this boot's inspection CA.
     #[must_use]
     pub fn new(log: Log, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
-        let resolver = Arc::new(Resolver::default());
-        Self { log, ca, resolver, who_asked, connections: Arc::default() }
+        Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default() }
     }
 
-    /// Prepares a function, each of whose instances may have so many connections at a time.
-    #[must_use]
+    /// Prepares a function of `policy`, each of whose instances may have so many connections at a time.
+    ///
+    /// # Errors
+    /// The policy's resolver cannot be used here.
     pub fn function(
         &self,
-        policy: Arc<FunctionPolicy>,
-        log_level: LogLevel,
+        function: Arc<FunctionPolicy>,
+        policy: &Policy,
+        secrets: Arc<Secrets>,
         connections: usize,
-    ) -> Arc<FunctionEgress> {
-        let upstream = Upstream::new(self.resolver.clone());
-        Arc::new(FunctionEgress { policy, log_level, upstream, connections })
+    ) -> std::io::Result<Arc<FunctionEgress>> {
+        let upstream = Upstream::new(self.resolver(&policy.resolver)?);
+        Ok(Arc::new(FunctionEgress { policy: function, log_level: policy.log_level, upstream, secrets, connections }))
+    }
+
+    fn resolver(&self, from: &UpstreamResolver) -> std::io::Result<Arc<Resolver>> {
+        let mut in_use = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((said, resolver)) = in_use.as_ref()
+            && said == from
+        {
+            return Ok(resolver.clone());
+        }
+        let resolver = Arc::new(Resolver::new(from)?);
+        *in_use = Some((from.clone(), resolver.clone()));
+        Ok(resolver)
     }
 
     /// Serves the proxy and DNS sockets of one instance.
