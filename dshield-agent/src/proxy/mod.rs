@@ -77,6 +77,8 @@ struct Context {
     egress: Arc<FunctionEgress>,
     refusals: Arc<Refusals>,
     names: Names,
+    /// Whether the instance has IPv6.
+    ipv6: bool,
     log: Log,
     log_level: LogLevel,
     ca: Arc<InspectionCa>,
@@ -145,6 +147,7 @@ impl Proxy {
         refusals: Arc<Refusals>,
         sockets: ServedSockets,
     ) -> Serving {
+        let ServedSockets { proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
         let free = Arc::new(Semaphore::new(egress.connections));
         let context = Arc::new(Context {
@@ -152,6 +155,7 @@ impl Proxy {
             egress,
             refusals,
             names: Names::default(),
+            ipv6,
             log: self.log.clone(),
             log_level,
             ca: self.ca.clone(),
@@ -159,7 +163,6 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
         });
-        let ServedSockets { proxy, dns_tcp, dns_udp } = sockets;
         let mut tasks = vec![
             tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
             tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
@@ -175,6 +178,7 @@ pub struct ServedSockets {
     proxy: TcpListener,
     dns_tcp: TcpListener,
     dns_udp: Vec<UdpSocket>,
+    ipv6: bool,
 }
 
 impl ServedSockets {
@@ -184,11 +188,13 @@ impl ServedSockets {
     /// A socket cannot be registered with the reactor.
     pub fn from_namespace(sockets: Sockets) -> std::io::Result<(Self, TcpListener)> {
         let Sockets { proxy, dns_tcp, dns_udp4, dns_udp6, runtime_api } = sockets;
+        let ipv6 = dns_udp6.is_some();
         let dns_udp = [Some(dns_udp4), dns_udp6].into_iter().flatten().map(UdpSocket::from_std);
         let own = Self {
             proxy: TcpListener::from_std(proxy)?,
             dns_tcp: TcpListener::from_std(dns_tcp)?,
             dns_udp: dns_udp.collect::<Result<_, _>>()?,
+            ipv6,
         };
         Ok((own, TcpListener::from_std(runtime_api)?))
     }

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use dshield_common::policy::SpkiPin;
-use ring::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -47,10 +46,14 @@ struct WrongKey {
     found: SpkiPin,
 }
 
-/// True when a handshake failed because of the key alone.
-pub(super) fn is_wrong_key(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(inner, Some(Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) if why.is::<WrongKey>())
+/// The key that a handshake failed for, when it failed because of the key alone.
+pub(super) fn wrong_key(error: &io::Error) -> Option<SpkiPin> {
+    match error.get_ref()?.downcast_ref()? {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => {
+            why.downcast_ref().map(|WrongKey { found }| *found)
+        }
+        _ => None,
+    }
 }
 
 /// Everything that [`WebPkiServerVerifier`] asks for, and then a pinned key (RFC 7469, section 2.6).
@@ -82,7 +85,7 @@ impl ServerCertVerifier for PinnedVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let verified = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        let found = spki_sha256(end_entity)?;
+        let found = pin_of(end_entity)?;
         if self.pins.contains(&found) {
             return Ok(verified);
         }
@@ -112,11 +115,8 @@ impl ServerCertVerifier for PinnedVerifier {
     }
 }
 
-fn spki_sha256(certificate: &CertificateDer<'_>) -> Result<SpkiPin, Error> {
-    let spki = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
-    let mut sha256 = [0; 32];
-    sha256.copy_from_slice(digest(&SHA256, &spki).as_ref());
-    Ok(SpkiPin::from(sha256))
+fn pin_of(certificate: &CertificateDer<'_>) -> Result<SpkiPin, Error> {
+    Ok(SpkiPin::of(&ParsedCertificate::try_from(certificate)?.subject_public_key_info()))
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let leaf = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
         let leaf = leaf.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).unwrap().der().clone();
-        let pin: [u8; 32] = digest(&SHA256, &key.subject_public_key_info()).as_ref().try_into().unwrap();
+        let pin = SpkiPin::of(&key.subject_public_key_info());
         let verify = |pins: &[SpkiPin], name: &'static str| {
             let mut roots = RootCertStore::empty();
             roots.add(anchor.clone()).unwrap();
@@ -143,9 +143,9 @@ mod tests {
             let name = ServerName::try_from(name).unwrap();
             verifier.verify_server_cert(&leaf, &[], &name, &[], UnixTime::now()).map_err(io::Error::other)
         };
-        assert!(verify(&[[7; 32].into(), pin.into()], "a.example").is_ok());
-        assert!(is_wrong_key(&verify(&[[7; 32].into()], "a.example").unwrap_err()));
-        let wrong_name = verify(&[pin.into()], "b.example").unwrap_err();
-        assert!(!is_wrong_key(&wrong_name), "the right key does not make up for another name: {wrong_name}");
+        assert!(verify(&[[7; 32].into(), pin], "a.example").is_ok());
+        assert_eq!(wrong_key(&verify(&[[7; 32].into()], "a.example").unwrap_err()), Some(pin));
+        let wrong_name = verify(&[pin], "b.example").unwrap_err();
+        assert_eq!(wrong_key(&wrong_name), None, "the right key does not make up for another name: {wrong_name}");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::http::Uri;
 use dshield_common::destination::Destination;
-use dshield_common::policy::{Route, TlsMode};
+use dshield_common::policy::{Route, SpkiPin, TlsMode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -50,8 +50,8 @@ pub(super) enum UpstreamError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("{name} did not prove its name: {source}")]
     Tls { name: String, source: io::Error },
-    #[error("{name} proved its name, but {source}")]
-    Key { name: String, source: io::Error },
+    #[error("{name} proved its name with the key {found}, which `pin_spki` does not have")]
+    Key { name: String, found: SpkiPin },
     #[error("the trust anchors of the rule are not usable: {0}")]
     Anchors(rustls::Error),
 }
@@ -162,10 +162,9 @@ impl Service<Uri> for Connector {
             let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain(stream))) };
             let failed = |source| {
                 let name = route.to.to_string();
-                if trust::is_wrong_key(&source) {
-                    UpstreamError::Key { name, source }
-                } else {
-                    UpstreamError::Tls { name, source }
+                match trust::wrong_key(&source) {
+                    Some(found) => UpstreamError::Key { name, found },
+                    None => UpstreamError::Tls { name, source },
                 }
             };
             let name = server_name(&route.to).map_err(|e| failed(io::Error::other(e)))?;
