@@ -328,5 +328,5 @@ threads = [threading.Thread(target=one) for _ in range(2)]
 answer = sorted(statuses)
 ";
     assert_eq!(run_with(&agent, "f", both, json!({"host": NAME})), json!([200, 429]));
-    let _ = refusal(&agent, "http", "too_many_at_a_time");
+    let _ = refusal(&agent, "http", "too_many_at_once");
 }
