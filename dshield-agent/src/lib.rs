@@ -21,4 +21,5 @@ pub mod runtime;
 pub mod sandbox;
 #[allow(unsafe_code, reason = "overwrites what ring gives no other way to")]
 pub mod secret;
+pub mod secrets;
 pub mod walls;

@@ -11,13 +11,20 @@ use crate::background::Background;
 pub struct NameServer {
     address: Ipv4Addr,
     questions: Arc<AtomicUsize>,
+    addresses_asked: Arc<AtomicUsize>,
     _server: Background,
 }
 
 impl NameServer {
-    /// Answers every A question with `answer`, on port 53 of a free loopback address.
+    /// Answers every A question with `answer`, good for a minute, on port 53 of a free loopback address.
     #[must_use]
     pub fn start(answer: Ipv4Addr) -> Self {
+        Self::start_with_ttl(answer, 60)
+    }
+
+    /// [`Self::start`], with answers that are good for so many seconds.
+    #[must_use]
+    pub fn start_with_ttl(answer: Ipv4Addr, ttl: u8) -> Self {
         // Every address below 127.0.0.0/8 is this machine, so tests that run side by side need not share one.
         let (address, socket) = (1..=250)
             .find_map(|last| {
@@ -26,15 +33,22 @@ impl NameServer {
             })
             .expect("port 53 of one of 250 loopback addresses is free for root");
         let questions = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&questions);
-        let server = Background::spawn("name-server", move || serve(socket, answer, counted));
-        Self { address, questions, _server: server }
+        let addresses_asked = Arc::new(AtomicUsize::new(0));
+        let counted = [Arc::clone(&questions), Arc::clone(&addresses_asked)];
+        let server = Background::spawn("name-server", move || serve(socket, answer, ttl, counted));
+        Self { address, questions, addresses_asked, _server: server }
     }
 
     /// How many questions it was asked.
     #[must_use]
     pub fn questions(&self) -> usize {
         self.questions.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were for an IPv4 address.
+    #[must_use]
+    pub fn addresses_asked(&self) -> usize {
+        self.addresses_asked.load(Ordering::Relaxed)
     }
 
     /// [`wrapper`] for this server.
@@ -56,21 +70,22 @@ pub fn wrapper(address: Ipv4Addr, folder: &Path) -> Vec<String> {
     line.map(str::to_owned).to_vec()
 }
 
-async fn serve(socket: UdpSocket, answer: Ipv4Addr, questions: Arc<AtomicUsize>) {
+async fn serve(socket: UdpSocket, answer: Ipv4Addr, ttl: u8, [questions, addresses_asked]: [Arc<AtomicUsize>; 2]) {
     socket.set_nonblocking(true).expect("a socket can be made non-blocking");
     let socket = tokio::net::UdpSocket::from_std(socket).expect("a socket of this process");
     let mut bytes = vec![0; 4096];
     while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
         questions.fetch_add(1, Ordering::Relaxed);
-        if let Some(reply) = reply(&bytes[..length], answer) {
+        if let Some((found, reply)) = reply(&bytes[..length], answer, ttl) {
+            addresses_asked.fetch_add(found.into(), Ordering::Relaxed);
             // A client that went away misses its answer, nothing else.
             let _ = socket.send_to(&reply, from).await;
         }
     }
 }
 
-/// The answer to a message with one question (RFC 1035, section 4).
-fn reply(message: &[u8], answer: Ipv4Addr) -> Option<Vec<u8>> {
+/// The answer to a message with one question (RFC 1035, section 4), and whether there is an address in it.
+fn reply(message: &[u8], answer: Ipv4Addr, ttl: u8) -> Option<(bool, Vec<u8>)> {
     const HEADER: usize = 12;
     const A: [u8; 4] = [0, 1, 0, 1];
     let mut end = HEADER;
@@ -82,9 +97,9 @@ fn reply(message: &[u8], answer: Ipv4Addr) -> Option<Vec<u8>> {
     // A response without error; one question, so many answers, nothing else.
     let mut reply = [&message[..2], &[0x81, 0x80, 0, 1, 0, found, 0, 0, 0, 0], &message[HEADER..end + 5]].concat();
     if found == 1 {
-        // The name is the question's; class and type as asked; a minute; four bytes.
-        reply.extend([0xC0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        // The name is the question's; class and type as asked; how long it is good; four bytes.
+        reply.extend([0xC0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, ttl, 0, 4]);
         reply.extend(answer.octets());
     }
-    Some(reply)
+    Some((found == 1, reply))
 }

@@ -57,6 +57,7 @@ pub(super) async fn run(mut events: Events, registry: Arc<Registry>, log: Log) {
         };
         for event in batch {
             match event {
+                KernelEvent::Refused(refusal) if refusal.orders_addresses => {}
                 KernelEvent::Refused(refusal) => {
                     let owner = registry.find(&refusal);
                     let refused = entry(refusal);

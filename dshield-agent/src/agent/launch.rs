@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dshield_common::log::entry::{Event, Lifecycle, Phase, Record};
-use dshield_common::policy::{FunctionPolicy, LogLevel};
+use dshield_common::policy::{FunctionPolicy, Policy};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -22,6 +22,7 @@ use crate::proxy::{FunctionEgress, Proxy, ServedSockets, Serving};
 use crate::refusals::Refusals;
 use crate::runtime::{self, LaunchError, Launcher};
 use crate::sandbox::{Child, Filter, Spawner, Spec, trust};
+use crate::secrets::Secrets;
 use crate::walls::Walls;
 
 const PIDS: u32 = 512;
@@ -62,19 +63,23 @@ impl Launch {
         &self.stock
     }
 
-    /// The launcher of one function, each of whose instances may have so many connections at a time.
+    /// The launcher of one function of `policy`, each of whose instances may have so many connections at a time.
+    ///
+    /// # Errors
+    /// As [`Proxy::function`].
     pub(super) fn launcher(
         self: &Arc<Self>,
-        policy: Arc<FunctionPolicy>,
-        log_level: LogLevel,
+        function: Arc<FunctionPolicy>,
+        policy: &Policy,
+        secrets: Arc<Secrets>,
         connections: usize,
-    ) -> Launcher {
+    ) -> std::io::Result<Launcher> {
         let this = self.clone();
-        let egress = this.proxy.function(policy, log_level, connections);
-        Arc::new(move |function| {
+        let egress = this.proxy.function(function, policy, secrets, connections)?;
+        Ok(Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
             Box::pin(async move { this.launch(&function, egress).await })
-        })
+        }))
     }
 
     async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, LaunchError> {

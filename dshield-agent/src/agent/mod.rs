@@ -27,6 +27,7 @@ use crate::log::{BootFacts, Log, LogError, Storage};
 use crate::proxy::{self, CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
+use crate::secrets::{SecretError, Secrets};
 use crate::walls::{Wall, Walls};
 
 mod events;
@@ -90,6 +91,9 @@ pub enum StartError {
         "mode = \"observe\" refuses nothing: only `dshield dev` takes it; write mode = \"enforce\", or leave it out"
     )]
     Observe,
+    /// The policy's name server cannot be spoken to from here, whatever its address.
+    #[error("cannot use the policy's resolver: {0}")]
+    Resolver(std::io::Error),
     /// A run-time file cannot be written.
     #[error("{}: {source}", path.display())]
     RunDir {
@@ -101,6 +105,9 @@ pub enum StartError {
     /// The machine's.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The operator's: what the policy injects is not in the environment.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The machine's: what the walls are worth cannot be told here, or is nothing.
     #[error(transparent)]
     SelfTest(#[from] SelfTestError),
@@ -128,9 +135,12 @@ impl Agent {
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let Options { config, listen, state, name, may_observe } = options;
         let config = blocking(move || config::load(&config)).await?;
-        if config.deployment.policy.mode == Mode::Observe && !may_observe {
+        let policy = &config.deployment.policy;
+        if policy.mode == Mode::Observe && !may_observe {
             return Err(StartError::Observe);
         }
+        // Before anything is set up: `deploy` reads them for use.
+        Secrets::from_environment(policy)?;
         let listener =
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
@@ -239,14 +249,18 @@ impl Agent {
         if policy.memory_only != self.memory_only {
             return Err(StartError::MemoryOnly);
         }
+        let secrets = Secrets::from_environment(policy)?;
         self.watchdog.look_now().await.map_err(StartError::Gate)?;
-        self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
         let connections = connections_each(config);
-        let functions: BTreeMap<_, _> = config
-            .functions
-            .iter()
-            .map(|function| {
-                let launcher = self.launch.launcher(function.policy.clone(), policy.log_level, connections);
+        let mut launchers = Vec::with_capacity(config.functions.len());
+        for function in &config.functions {
+            let launcher = self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections);
+            launchers.push((function, launcher.map_err(StartError::Resolver)?));
+        }
+        self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
+        let functions: BTreeMap<_, _> = launchers
+            .into_iter()
+            .map(|(function, launcher)| {
                 let pool = Pool::new(function.clone(), launcher, self.log.clone());
                 (function.spec.name.to_string(), Arc::new(pool))
             })

@@ -7,6 +7,7 @@ use dshield_common::policy::{Diagnostic, FunctionPolicy, HostPattern, Protocol, 
 use serde_json::{Value, json};
 
 use crate::config::{self, ConfigError, LoadedConfig};
+use crate::secrets;
 
 /// Checks `file` and what it names. Exit code 0 when it could be started, 2 when not.
 #[must_use]
@@ -32,7 +33,11 @@ fn table(config: &LoadedConfig) -> String {
         out.push_str(&destinations(&function.policy));
         out.push('\n');
     }
-    out.push_str(&format!("policy sha256 {}\n", config.deployment.policy.hash()));
+    let policy = &config.deployment.policy;
+    for (name, rule) in secrets::needed(policy) {
+        out.push_str(&format!("needs the environment variable {name} ({rule})\n"));
+    }
+    out.push_str(&format!("policy sha256 {}\n", policy.hash()));
     out
 }
 
@@ -154,6 +159,7 @@ fn describe(config: &LoadedConfig) -> Value {
         "file": config.path.to_string_lossy(),
         "policy_sha256": policy.hash(),
         "policy": canonical,
+        "secrets": secrets::needed(policy).into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "functions": functions.collect::<Vec<_>>(),
     })
 }

@@ -52,7 +52,7 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
     let agent = Agent::start(options).await.map_err(|error| {
         eprintln!("dshield: {error}");
         match error {
-            StartError::Config(_) | StartError::Observe => ExitCode::from(2),
+            StartError::Config(_) | StartError::Observe | StartError::Secret(_) => ExitCode::from(2),
             StartError::Kernel(crate::kernel::KernelError::BadName { .. }) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use dshield_common::abi::{AF_INET, AF_INET6, Asker, Hook, Reason, Refusal};
+use dshield_common::address::is_synthetic;
 use dshield_common::log::entry::Process;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,6 +26,8 @@ pub struct KernelRefusal {
     pub detail: String,
     /// Who tried; `None` where the hook runs outside the caller's context.
     pub process: Option<Process>,
+    /// True when a library only wanted to know in which order to try a name's addresses: see [`orders_addresses`].
+    pub orders_addresses: bool,
 }
 
 /// The ring buffer's reading end.
@@ -108,7 +111,17 @@ fn parse(bytes: &[u8]) -> Option<KernelRefusal> {
         program: Hook::program(refusal.hook)?,
         detail: detail(&refusal),
         process: (refusal.asker.pid != 0).then(|| process(&refusal.asker)),
+        orders_addresses: orders_addresses(&refusal),
     })
+}
+
+/// A name with several addresses has them ordered (RFC 6724) before a program sees them: for each, the C library
+/// "connects" a UDP socket, which sends nothing, and asks which source address it has. That is refused as all UDP is,
+/// and the order is then that of the answers; but it is no attempt to send anything, and every name that is looked up
+/// would have it in the log twice. What is sent without connecting is told.
+fn orders_addresses(refusal: &Refusal) -> bool {
+    let connects = [Hook::Connect4 as u8, Hook::Connect6 as u8].contains(&refusal.hook);
+    connects && Reason::from_u8(refusal.reason) == Some(Reason::UdpPort) && is_synthetic(address(refusal))
 }
 
 /// Who asked, for the log: a thread's name is the function's to choose, so only printable ASCII passes.

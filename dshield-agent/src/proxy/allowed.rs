@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record, Refused};
-use dshield_common::policy::{LogLevel, Protocol, Route, TlsMode};
+use dshield_common::policy::{LogLevel, Route};
 
 use super::Context;
 use super::counted::Counters;
@@ -42,8 +42,7 @@ impl Allowed {
         let pending = context.log.enqueue(record).await?;
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
-        let has_requests = route.tls() != TlsMode::Passthrough && route.protocol() == Protocol::Http;
-        if !(has_requests && context.log_level == LogLevel::Request) {
+        if !(route.has_requests() && context.log_level == LogLevel::Request) {
             pending.durable().await?;
         }
         Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() }))

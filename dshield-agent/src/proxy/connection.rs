@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::allowed::Allowed;
 use super::counted::{Counted, Counters};
 use super::hello::{self, Hello, HelloError};
+use super::limits::Place;
 use super::{Context, NO_RULE, deny, http, relay};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,6 +80,13 @@ impl Flow {
             }
         }
         let counters = stream.counters().clone();
+        let _place = match self.place(&route) {
+            Ok(place) => place,
+            Err(refused) => {
+                self.context.refusals.report(*refused);
+                return deny::reset(stream.get_ref());
+            }
+        };
         match Allowed::log(self.context, route, counters.clone(), self.process).await {
             Ok(allowed) => relay(&allowed, stream, &counters, requests).await,
             Err(error) => {
@@ -112,6 +120,17 @@ impl Flow {
             return refused("encrypted_client_hello", ": the ClientHello hides another (ECH), whose name nobody sees");
         }
         Ok(bytes)
+    }
+
+    /// The place of a connection whose requests are not seen among those that its rule allows at a time.
+    fn place(&self, route: &Route) -> Result<Option<Place>, Box<Refused>> {
+        if route.has_requests() {
+            return Ok(None);
+        }
+        self.context.egress.limits.enter(route.rule()).map(Some).map_err(|exceeded| {
+            let detail = format!("tcp {}: {exceeded}; {}", self.shown(), exceeded.hint(route.rule_id()));
+            Box::new(self.refused("connect", exceeded.reason(), detail, route.rule_id()))
+        })
     }
 
     fn shown(&self) -> String {

@@ -1,15 +1,15 @@
 //! DNS for functions: whitelisted names get a synthetic address, everything else NXDOMAIN. No question is
 //! ever passed on: what a function writes into a name stays here.
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dshield_common::log::entry::{Attempt, Dns, Event, Refused};
 use dshield_common::name::HostName;
 use dshield_common::policy::FunctionPolicy;
-use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::A;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, RData, Record as Answer, RecordType};
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg};
@@ -17,11 +17,13 @@ use std::os::fd::AsRawFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::names::Names;
+use super::names::{Names, Synthetic};
 use super::{Context, NO_RULE};
 
 /// Seconds a function may keep an answer. The address stays valid as long as the instance lives.
 const TTL: u32 = 60;
+/// The largest datagram that is promised to be taken; what is sent stays below 512 bytes, whatever a client offers.
+const MAX_PAYLOAD: u16 = 1232;
 /// How long a DNS connection may be silent.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
@@ -32,57 +34,83 @@ pub(super) struct Verdict {
     event: Option<Event>,
 }
 
-/// Answers one message.
-pub(super) fn answer(question: &[u8], policy: &FunctionPolicy, names: &Names) -> Verdict {
-    let Ok(message) = Message::from_vec(question) else {
-        // Not even an id to answer to. Counted all the same: it is something that wanted out.
-        return Verdict { reply: None, event: Some(refused("dns_malformed", "a message that is not DNS")) };
-    };
-    let (code, answer, event) = judge(&message, policy, names);
-    let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
-    reply.metadata.recursion_desired = message.metadata.recursion_desired;
-    reply.metadata.recursion_available = true;
-    reply.metadata.response_code = code;
-    if let Some(query) = message.queries.first() {
-        reply.add_query(query.clone());
-    }
-    if let Some(answer) = answer {
-        reply.add_answer(answer);
-    }
-    Verdict { reply: reply.to_vec().ok(), event }
+/// What one instance's questions are answered from.
+#[derive(Clone, Copy)]
+pub(super) struct Zone<'c> {
+    pub(super) policy: &'c FunctionPolicy,
+    pub(super) names: &'c Names,
+    /// Whether the instance has IPv6: an address that it cannot reach would only cost it time.
+    pub(super) ipv6: bool,
 }
 
-fn judge(message: &Message, policy: &FunctionPolicy, names: &Names) -> (ResponseCode, Option<Answer>, Option<Event>) {
-    let query = match message.queries.as_slice() {
-        [query] if message.metadata.message_type == MessageType::Query && message.metadata.op_code == OpCode::Query => {
-            query
+impl Zone<'_> {
+    /// Answers one message.
+    pub(super) fn answer(self, question: &[u8]) -> Verdict {
+        let Ok(message) = Message::from_vec(question) else {
+            // Not even an id to answer to. Counted all the same: it is something that wanted out.
+            return Verdict { reply: None, event: Some(refused("dns_malformed", "a message that is not DNS")) };
+        };
+        let (code, answer, event) = self.judge(&message);
+        let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
+        reply.metadata.recursion_desired = message.metadata.recursion_desired;
+        reply.metadata.recursion_available = true;
+        reply.metadata.response_code = code;
+        if let Some(query) = message.queries.first() {
+            reply.add_query(query.clone());
         }
-        _ => {
-            let event = refused("dns_unsupported", "a DNS message other than one standard query");
-            return (ResponseCode::NotImp, None, Some(event));
+        if let Some(answer) = answer {
+            reply.add_answer(answer);
         }
-    };
-    let shown = shown(query);
-    let name = host_name(query);
-    let Some(name) = name.clone().filter(|name| policy.allows_name(name)) else {
-        let attempt = name.map(|name| Attempt { host: name.to_string(), port: None, method: None, path: None });
-        let mut event = refused("name_not_allowed", &format!("dns {shown}"));
-        if let Event::Refused(refused) = &mut event {
-            refused.attempt = attempt;
+        if message.edns.is_some() {
+            // Its options are nobody's: none is read, passed on or sent back (RFC 6891, section 6.1.2).
+            let mut edns = Edns::new();
+            edns.set_max_payload(MAX_PAYLOAD).set_version(0);
+            reply.set_edns(edns);
         }
-        return (ResponseCode::NXDomain, None, Some(event));
-    };
-    let qtype = query.query_type();
-    if qtype != RecordType::A || query.query_class() != DNSClass::IN {
-        // The name exists, without such a record: no IPv6, and no HTTPS record with other ports and keys.
-        return (ResponseCode::NoError, None, Some(Event::Dns(dns(&name, qtype, None))));
+        Verdict { reply: reply.to_vec().ok(), event }
     }
-    let Some(address) = names.address(&name) else {
-        let event = refused("names_exhausted", &format!("dns {shown}: all synthetic addresses are in use"));
-        return (ResponseCode::ServFail, None, Some(event));
-    };
-    let answer = Answer::from_rdata(query.name().clone(), TTL, RData::A(A(address)));
-    (ResponseCode::NoError, Some(answer), Some(Event::Dns(dns(&name, qtype, Some(address)))))
+
+    fn judge(self, message: &Message) -> (ResponseCode, Option<Answer>, Option<Event>) {
+        let metadata = &message.metadata;
+        let query = match message.queries.as_slice() {
+            [query] if metadata.message_type == MessageType::Query && metadata.op_code == OpCode::Query => query,
+            _ => {
+                let event = refused("dns_unsupported", "a DNS message other than one standard query");
+                return (ResponseCode::NotImp, None, Some(event));
+            }
+        };
+        if let Some(version) = message.edns.as_ref().map(Edns::version).filter(|version| *version != 0) {
+            let event = refused("dns_unsupported", &format!("a DNS message with EDNS version {version}"));
+            return (ResponseCode::BADVERS, None, Some(event));
+        }
+        let shown = shown(query);
+        let name = host_name(query);
+        let Some(name) = name.clone().filter(|name| self.policy.allows_name(name)) else {
+            let attempt = name.map(|name| Attempt { host: name.to_string(), port: None, method: None, path: None });
+            let refused = Refused { attempt, ..refusal("name_not_allowed", &format!("dns {shown}")) };
+            return (ResponseCode::NXDomain, None, Some(Event::Refused(refused)));
+        };
+        let qtype = query.query_type();
+        let wanted = match (query.query_class(), qtype) {
+            (DNSClass::IN, RecordType::A) => true,
+            (DNSClass::IN, RecordType::AAAA) => self.ipv6,
+            // The name exists, without such a record: no HTTPS record with other ports and keys.
+            _ => false,
+        };
+        if !wanted {
+            return (ResponseCode::NoError, None, Some(Event::Dns(dns(&name, qtype, None))));
+        }
+        let Some(Synthetic { v4, v6 }) = self.names.addresses(&name) else {
+            let event = refused("names_exhausted", &format!("dns {shown}: all synthetic addresses are in use"));
+            return (ResponseCode::ServFail, None, Some(event));
+        };
+        let (data, address) = match qtype {
+            RecordType::AAAA => (RData::AAAA(AAAA(v6)), IpAddr::from(v6)),
+            _ => (RData::A(A(v4)), v4.into()),
+        };
+        let answer = Answer::from_rdata(query.name().clone(), TTL, data);
+        (ResponseCode::NoError, Some(answer), Some(Event::Dns(dns(&name, qtype, Some(address)))))
+    }
 }
 
 fn host_name(query: &Query) -> Option<HostName> {
@@ -106,12 +134,16 @@ fn shown(query: &Query) -> String {
     format!("{} {name}", query.query_type())
 }
 
-fn dns(name: &HostName, qtype: RecordType, answer: Option<Ipv4Addr>) -> Dns {
+fn dns(name: &HostName, qtype: RecordType, answer: Option<IpAddr>) -> Dns {
     Dns { name: name.to_string(), qtype: qtype.to_string(), answer: answer.map(|address| address.to_string()) }
 }
 
 fn refused(reason: &str, detail: &str) -> Event {
-    Event::Refused(Refused {
+    Event::Refused(refusal(reason, detail))
+}
+
+fn refusal(reason: &str, detail: &str) -> Refused {
+    Refused {
         layer: "dns".into(),
         reason: reason.into(),
         detail: detail.into(),
@@ -120,12 +152,13 @@ fn refused(reason: &str, detail: &str) -> Event {
         attempt: None,
         process: None,
         count: None,
-    })
+    }
 }
 
 impl Context {
     async fn answer_dns(&self, question: &[u8]) -> Option<Vec<u8>> {
-        let Verdict { reply, event } = answer(question, self.instance.policy(), &self.names);
+        let zone = Zone { policy: self.instance.policy(), names: &self.names, ipv6: self.ipv6 };
+        let Verdict { reply, event } = zone.answer(question);
         match event {
             Some(Event::Refused(refused)) => self.refusals.report(refused),
             Some(Event::Dns(dns)) => self.refusals.answered(dns).await,
@@ -227,12 +260,24 @@ mod tests {
         Deployment::parse(text, &mut |_| unreachable!()).unwrap().policy.functions[0].clone()
     }
 
-    fn ask(name: &str, qtype: RecordType) -> (Message, Option<Event>) {
+    fn question(name: &str, qtype: RecordType) -> Message {
         let mut question = Message::query();
         question.metadata.id = 77;
         question.add_query(Query::query(Name::from_ascii(name).unwrap(), qtype));
-        let verdict = answer(&question.to_vec().unwrap(), &policy(), &Names::default());
-        (Message::from_vec(&verdict.reply.unwrap()).unwrap(), verdict.event)
+        question
+    }
+
+    fn verdict(question: &[u8], ipv6: bool) -> Verdict {
+        Zone { policy: &policy(), names: &Names::default(), ipv6 }.answer(question)
+    }
+
+    fn reply(question: &Message, ipv6: bool) -> (Message, Option<Event>) {
+        let Verdict { reply, event } = verdict(&question.to_vec().unwrap(), ipv6);
+        (Message::from_vec(&reply.unwrap()).unwrap(), event)
+    }
+
+    fn ask(name: &str, qtype: RecordType) -> (Message, Option<Event>) {
+        reply(&question(name, qtype), true)
     }
 
     #[test]
@@ -265,17 +310,60 @@ mod tests {
 
     #[test]
     fn other_record_types_of_a_whitelisted_name_are_empty() {
-        for qtype in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::ANY] {
+        for qtype in [RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::ANY] {
             let (reply, _) = ask("api.example.com.", qtype);
             assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
             assert!(reply.answers.is_empty(), "{qtype}");
         }
     }
 
+    #[test]
+    fn an_ipv6_address_is_answered_only_where_there_is_ipv6() {
+        let asked = question("api.example.com.", RecordType::AAAA);
+        let (with, event) = reply(&asked, true);
+        let RData::AAAA(AAAA(address)) = &with.answers[0].data else { panic!("no AAAA record") };
+        assert!(dshield_common::address::is_synthetic((*address).into()));
+        assert!(matches!(event, Some(Event::Dns(dns)) if dns.answer == Some(address.to_string())));
+        let (without, _) = reply(&asked, false);
+        assert_eq!((without.metadata.response_code, without.answers.len()), (ResponseCode::NoError, 0));
+    }
+
+    #[test]
+    fn edns_is_answered_in_its_first_version_only_and_without_its_options() {
+        use hickory_proto::rr::rdata::opt::EdnsOption;
+        let mut asked = question("api.example.com.", RecordType::A);
+        let mut edns = Edns::new();
+        edns.set_max_payload(65535).options_mut().insert(EdnsOption::Unknown(65001, b"the data".to_vec()));
+        asked.set_edns(edns.clone());
+        let (with, _) = reply(&asked, true);
+        let own = with.edns.as_ref().unwrap();
+        assert_eq!((own.version(), own.max_payload(), own.options().as_ref().len()), (0, 1232, 0));
+        assert_eq!(with.answers.len(), 1);
+        assert!(ask("api.example.com.", RecordType::A).0.edns.is_none(), "and only where it was used");
+
+        asked.set_edns(edns.set_version(1).clone());
+        let (other, event) = reply(&asked, true);
+        // The number has two names.
+        assert_eq!((u16::from(other.metadata.response_code), other.answers.len()), (16, 0));
+        assert_eq!(other.edns.unwrap().version(), 0);
+        assert!(matches!(event, Some(Event::Refused(refused)) if refused.reason == "dns_unsupported"));
+    }
+
+    #[test]
+    fn the_longest_answer_fits_the_smallest_datagram() {
+        let label = "a".repeat(63);
+        let name = format!("{label}.{label}.{label}.{}.w.example.", "a".repeat(51));
+        let mut asked = question(&name, RecordType::AAAA);
+        asked.set_edns(Edns::new());
+        let reply = verdict(&asked.to_vec().unwrap(), true).reply.unwrap();
+        assert_eq!((name.len(), Message::from_vec(&reply).unwrap().answers.len()), (254, 1));
+        assert!(reply.len() <= 512, "{} bytes", reply.len());
+    }
+
     proptest! {
         #[test]
         fn no_message_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = answer(&bytes, &policy(), &Names::default());
+            let _ = verdict(&bytes, true);
         }
     }
 }

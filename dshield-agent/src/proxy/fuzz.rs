@@ -68,6 +68,6 @@ impl Dns {
     /// The reply to one message.
     #[must_use]
     pub fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
-        dns::answer(question, &self.policy, &self.names).reply
+        dns::Zone { policy: &self.policy, names: &self.names, ipv6: true }.answer(question).reply
     }
 }

@@ -9,16 +9,17 @@
 //!          dns ────────────┘          └─ refused: [deny]                       dial ([upstream]) ◄──┘
 //! ```
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dshield_common::log::entry::Process;
-use dshield_common::policy::{FunctionPolicy, LogLevel};
+use dshield_common::policy::{FunctionPolicy, LogLevel, Policy, UpstreamResolver};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub use self::ca::{CaError, InspectionCa};
+use self::limits::Limits;
 use self::names::Names;
 pub use self::resolver::Resolver;
 use self::upstream::Upstream;
@@ -26,6 +27,7 @@ use crate::instance::Instance;
 use crate::kernel::Sockets;
 use crate::log::Log;
 use crate::refusals::Refusals;
+use crate::secrets::Secrets;
 
 mod allowed;
 mod body;
@@ -33,16 +35,19 @@ mod ca;
 mod connection;
 mod counted;
 mod deny;
+mod dial;
 mod dns;
 mod explicit;
 #[doc(hidden)]
 pub mod fuzz;
 mod hello;
 mod http;
+mod limits;
 mod names;
 mod relay;
 mod resolver;
 mod tasks;
+mod trust;
 mod upstream;
 
 /// What the log says in place of a rule where none speaks for the destination.
@@ -55,7 +60,8 @@ pub type WhoAsked = Arc<dyn Fn(u64, SocketAddr) -> Option<Process> + Send + Sync
 pub struct Proxy {
     log: Log,
     ca: Arc<InspectionCa>,
-    resolver: Arc<Resolver>,
+    /// The one in use, with what the policy said of it: a deployment that says the same goes on with its answers.
+    resolver: Mutex<Option<(UpstreamResolver, Arc<Resolver>)>>,
     who_asked: WhoAsked,
     connections: Arc<AtomicU64>,
 }
@@ -66,6 +72,9 @@ pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
     log_level: LogLevel,
     upstream: Upstream,
+    /// What its rules inject.
+    secrets: Arc<Secrets>,
+    limits: Limits,
     /// Of each instance.
     connections: usize,
 }
@@ -76,6 +85,8 @@ struct Context {
     egress: Arc<FunctionEgress>,
     refusals: Arc<Refusals>,
     names: Names,
+    /// Whether the instance has IPv6.
+    ipv6: bool,
     log: Log,
     log_level: LogLevel,
     ca: Arc<InspectionCa>,
@@ -103,20 +114,35 @@ impl Proxy {
     /// A proxy that logs to `log`, with this boot's inspection CA.
     #[must_use]
     pub fn new(log: Log, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
-        let resolver = Arc::new(Resolver::default());
-        Self { log, ca, resolver, who_asked, connections: Arc::default() }
+        Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default() }
     }
 
-    /// Prepares a function, each of whose instances may have so many connections at a time.
-    #[must_use]
+    /// Prepares a function of `policy`, each of whose instances may have so many connections at a time.
+    ///
+    /// # Errors
+    /// The policy's resolver cannot be used here.
     pub fn function(
         &self,
-        policy: Arc<FunctionPolicy>,
-        log_level: LogLevel,
+        function: Arc<FunctionPolicy>,
+        policy: &Policy,
+        secrets: Arc<Secrets>,
         connections: usize,
-    ) -> Arc<FunctionEgress> {
-        let upstream = Upstream::new(self.resolver.clone());
-        Arc::new(FunctionEgress { policy, log_level, upstream, connections })
+    ) -> std::io::Result<Arc<FunctionEgress>> {
+        let upstream = Upstream::new(self.resolver(&policy.resolver)?);
+        let (limits, log_level) = (Limits::new(&function), policy.log_level);
+        Ok(Arc::new(FunctionEgress { policy: function, log_level, upstream, secrets, limits, connections }))
+    }
+
+    fn resolver(&self, from: &UpstreamResolver) -> std::io::Result<Arc<Resolver>> {
+        let mut in_use = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((said, resolver)) = in_use.as_ref()
+            && said == from
+        {
+            return Ok(resolver.clone());
+        }
+        let resolver = Arc::new(Resolver::new(from)?);
+        *in_use = Some((from.clone(), resolver.clone()));
+        Ok(resolver)
     }
 
     /// Serves the proxy and DNS sockets of one instance.
@@ -130,6 +156,7 @@ impl Proxy {
         refusals: Arc<Refusals>,
         sockets: ServedSockets,
     ) -> Serving {
+        let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
         let free = Arc::new(Semaphore::new(egress.connections));
         let context = Arc::new(Context {
@@ -137,6 +164,7 @@ impl Proxy {
             egress,
             refusals,
             names: Names::default(),
+            ipv6,
             log: self.log.clone(),
             log_level,
             ca: self.ca.clone(),
@@ -144,7 +172,6 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
         });
-        let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp } = sockets;
         let mut tasks = vec![
             tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
             tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
@@ -162,6 +189,7 @@ pub struct ServedSockets {
     explicit_proxy: TcpListener,
     dns_tcp: TcpListener,
     dns_udp: Vec<UdpSocket>,
+    ipv6: bool,
 }
 
 impl ServedSockets {
@@ -171,12 +199,14 @@ impl ServedSockets {
     /// A socket cannot be registered with the reactor.
     pub fn from_namespace(sockets: Sockets) -> std::io::Result<(Self, TcpListener)> {
         let Sockets { proxy, dns_tcp, dns_udp4, dns_udp6, runtime_api, explicit_proxy } = sockets;
+        let ipv6 = dns_udp6.is_some();
         let dns_udp = [Some(dns_udp4), dns_udp6].into_iter().flatten().map(UdpSocket::from_std);
         let own = Self {
             proxy: TcpListener::from_std(proxy)?,
             explicit_proxy: TcpListener::from_std(explicit_proxy)?,
             dns_tcp: TcpListener::from_std(dns_tcp)?,
             dns_udp: dns_udp.collect::<Result<_, _>>()?,
+            ipv6,
         };
         Ok((own, TcpListener::from_std(runtime_api)?))
     }

@@ -1,6 +1,4 @@
-//! Connections upstream: decided before, then resolved, then dialled, and proven by the certificate.
-//!
-//! The only place in D-Shield that opens a connection for a function.
+//! Connections upstream: decided before, then resolved and dialled ([`dial`]), and proven by the certificate ([`trust`]).
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -11,25 +9,25 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::Uri;
-use dshield_common::address::special_purpose;
 use dshield_common::destination::Destination;
-use dshield_common::policy::{Route, TlsMode};
+use dshield_common::policy::{Route, SpkiPin, TlsMode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::ClientConfig;
+use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
 
-use super::Resolver;
 use super::body::Body;
+use super::resolver::ResolveError;
+use super::{Resolver, dial, trust};
 use crate::instance::BoxFuture;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most servers close an idle connection after a minute.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 const POOL_PER_HOST: usize = 64;
@@ -57,7 +55,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 pub(super) enum UpstreamError {
     #[error("{name} could not be resolved: {source}")]
-    Resolve { name: String, source: io::Error },
+    Resolve { name: String, source: ResolveError },
+    #[error("there is no address to connect to")]
+    NoAddress,
     #[error(
         "{name} resolves to {address} ({why}), which is not on the public internet; a rule may pin it with `resolve`"
     )]
@@ -66,6 +66,8 @@ pub(super) enum UpstreamError {
     Connect { address: SocketAddr, source: io::Error },
     #[error("{name} did not prove its name: {source}")]
     Tls { name: String, source: io::Error },
+    #[error("{name} proved its name with the key {found}, which `pin_spki` does not have")]
+    Key { name: String, found: SpkiPin },
     #[error("the trust anchors of the rule are not usable: {0}")]
     Anchors(rustls::Error),
 }
@@ -76,6 +78,7 @@ impl UpstreamError {
         match self {
             Self::SpecialPurpose { .. } => Some("special_purpose_address"),
             Self::Tls { .. } => Some("upstream_certificate"),
+            Self::Key { .. } => Some("upstream_key"),
             _ => None,
         }
     }
@@ -100,10 +103,10 @@ pub(super) enum Dialect {
 
 impl Dialect {
     /// What to offer in TLS (RFC 7301).
-    fn alpn(self) -> Vec<Vec<u8>> {
+    fn alpn(self) -> &'static [&'static [u8]] {
         match self {
-            Self::Any => vec![HTTP2.to_vec(), HTTP1.to_vec()],
-            Self::Http1 => vec![HTTP1.to_vec()],
+            Self::Any => &[HTTP2, HTTP1],
+            Self::Http1 => &[HTTP1],
         }
     }
 }
@@ -118,7 +121,7 @@ impl Upstream {
 
     /// Opens a TCP connection for a decided route; for `passthrough`.
     pub(super) async fn dial(&self, route: &Route) -> Result<TcpStream, UpstreamError> {
-        dial(&self.resolver, route).await
+        dial::dial(&self.resolver, route).await
     }
 
     /// The client for a decided route.
@@ -132,7 +135,7 @@ impl Upstream {
             resolver: self.resolver.clone(),
             route: Arc::new(route.clone()),
             tls: match route.tls() {
-                TlsMode::Inspect => Some(client_config(route.ca(), dialect)?.into()),
+                TlsMode::Inspect => Some(client_config(route, dialect)?.into()),
                 TlsMode::None | TlsMode::Passthrough => None,
             },
         };
@@ -157,46 +160,6 @@ impl Upstream {
     }
 }
 
-async fn dial(resolver: &Resolver, route: &Route) -> Result<TcpStream, UpstreamError> {
-    let mut last = None;
-    for address in addresses(resolver, route).await? {
-        let attempt = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-        match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                let _ = stream.set_nodelay(true);
-                return Ok(stream);
-            }
-            Err(source) => last = Some(UpstreamError::Connect { address, source }),
-        }
-    }
-    Err(last.unwrap_or_else(|| UpstreamError::Resolve {
-        name: route.to.to_string(),
-        source: io::ErrorKind::NotFound.into(),
-    }))
-}
-
-/// Where to dial: the rule's pins, or what the name resolves to, each address judged.
-async fn addresses(resolver: &Resolver, route: &Route) -> Result<Vec<SocketAddr>, UpstreamError> {
-    if !route.resolve().is_empty() {
-        let pins = route.resolve().iter();
-        return Ok(pins.map(|pin| SocketAddr::new(pin.ip, pin.port.unwrap_or(route.port))).collect());
-    }
-    let name = match &route.to {
-        // Judged when the route was decided on.
-        Destination::Address(address) => return Ok(vec![SocketAddr::new(*address, route.port)]),
-        Destination::Name(name) => name,
-    };
-    let found = resolver.addresses(name).await;
-    let found = found.map_err(|source| UpstreamError::Resolve { name: name.to_string(), source })?;
-    // One special address among public ones is an attack on the resolver, not a choice to pick from.
-    for address in &found {
-        if let Some(why) = special_purpose(*address) {
-            return Err(UpstreamError::SpecialPurpose { name: name.to_string(), address: *address, why });
-        }
-    }
-    Ok(found.into_iter().map(|ip| SocketAddr::new(ip, route.port)).collect())
-}
-
 /// What the upstream's certificate must prove.
 fn server_name(to: &Destination) -> Result<ServerName<'static>, InvalidDnsNameError> {
     match to {
@@ -205,20 +168,9 @@ fn server_name(to: &Destination) -> Result<ServerName<'static>, InvalidDnsNameEr
     }
 }
 
-fn client_config(anchors: &[Vec<u8>], dialect: Dialect) -> Result<Arc<ClientConfig>, UpstreamError> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for anchor in anchors {
-        roots.add(CertificateDer::from(anchor.clone())).map_err(UpstreamError::Anchors)?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(UpstreamError::Anchors)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = dialect.alpn();
-    config.enable_early_data = false;
-    Ok(Arc::new(config))
+fn client_config(route: &Route, dialect: Dialect) -> Result<Arc<ClientConfig>, UpstreamError> {
+    let config = trust::client_config(route.ca(), route.pin_spki(), dialect.alpn());
+    config.map(Arc::new).map_err(UpstreamError::Anchors)
 }
 
 /// Opens connections for one route. The URI says nothing that was not decided: it is ignored.
@@ -247,11 +199,17 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { resolver, route, tls } = self.clone();
         Box::pin(async move {
-            let stream = dial(&resolver, &route).await?;
+            let stream = dial::dial(&resolver, &route).await?;
             let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain(stream))) };
-            let failed = |source| UpstreamError::Tls { name: route.to.to_string(), source };
+            let failed = |source| {
+                let name = route.to.to_string();
+                match trust::wrong_key(&source) {
+                    Some(found) => UpstreamError::Key { name, found },
+                    None => UpstreamError::Tls { name, source },
+                }
+            };
             let name = server_name(&route.to).map_err(|e| failed(io::Error::other(e)))?;
-            let handshake = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(name, stream)).await;
+            let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.connect(name, stream)).await;
             let stream = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
             Ok(TokioIo::new(UpstreamStream::Tls(Box::new(stream))))
         })
@@ -329,7 +287,7 @@ impl AsyncWrite for UpstreamStream {
 #[cfg(test)]
 mod tests {
     use dshield_common::name::HostName;
-    use dshield_common::policy::Deployment;
+    use dshield_common::policy::{Deployment, UpstreamResolver};
 
     use super::*;
 
@@ -340,7 +298,7 @@ mod tests {
         let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n\
                     [[function.egress]]\nhost = \"*.w.example\"\n";
         let deployment = Deployment::parse(text, &mut |_| unreachable!()).unwrap();
-        let upstream = Upstream::new(Arc::default());
+        let upstream = Upstream::new(Arc::new(Resolver::new(&UpstreamResolver::System).unwrap()));
         for i in 0..=2 * MAX_CLIENTS {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
             let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();

@@ -119,6 +119,12 @@ impl Route {
         &self.rules[0] // `route` makes no Route without a rule
     }
 
+    /// True when requests are seen: decided and logged one by one.
+    #[must_use]
+    pub fn has_requests(&self) -> bool {
+        self.tls() != TlsMode::Passthrough && self.protocol() == Protocol::Http
+    }
+
     /// True when some rule says which methods are allowed.
     #[must_use]
     pub fn limits_methods(&self) -> bool {

@@ -5,11 +5,19 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::canonical::Sha256Digest;
+
 /// The SHA-256 of a certificate's SubjectPublicKeyInfo (DER): `sha256/<base64>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpkiPin([u8; 32]);
 
 impl SpkiPin {
+    /// The pin of this SubjectPublicKeyInfo (DER).
+    #[must_use]
+    pub fn of(spki: &[u8]) -> Self {
+        Self(*Sha256Digest::of(spki).as_bytes())
+    }
+
     /// The 32 bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -67,6 +67,8 @@ def dns(name, qtype="A", server="198.18.0.1", tcp=False):
         kind, _, _, length = struct.unpack(">HHIH", rest[:10])
         if kind == 1:
             addresses.append(socket.inet_ntoa(rest[10:10 + length]))
+        elif kind == 28:
+            addresses.append(socket.inet_ntop(socket.AF_INET6, rest[10:10 + length]))
         rest = rest[10 + length:]
     return {"code": flags & 15, "answers": answers, "addresses": addresses}
 

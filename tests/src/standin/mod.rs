@@ -33,6 +33,7 @@ pub use routes::{SLOW, Seen};
 use crate::background::Background;
 use crate::tripwire::host_address;
 use routes::Record;
+use tls::Identity;
 
 /// The name that it plays unless told otherwise.
 pub const NAME: &str = "api.anthropic.com";
@@ -42,6 +43,7 @@ pub const NAME: &str = "api.anthropic.com";
 pub struct Standin {
     addr: SocketAddr,
     ca_pem: String,
+    spki_pin: String,
     ca_file: NamedTempFile,
     record: Record,
     connections: Arc<AtomicUsize>,
@@ -79,11 +81,12 @@ impl Standin {
         Self::start_on(host_address(), tls::identity(&[NAME]), false)
     }
 
-    fn start_with(identity: (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
+    fn start_with(identity: Identity, encrypted: bool) -> Self {
         Self::start_on(Ipv4Addr::LOCALHOST.into(), identity, encrypted)
     }
 
-    fn start_on(address: IpAddr, (ca_pem, config): (String, Arc<rustls::ServerConfig>), encrypted: bool) -> Self {
+    fn start_on(address: IpAddr, identity: Identity, encrypted: bool) -> Self {
+        let Identity { ca_pem, spki_pin, config } = identity;
         let mut ca_file =
             tempfile::Builder::new().prefix("upstream-ca-").suffix(".pem").tempfile().expect("a temporary file");
         ca_file.write_all(ca_pem.as_bytes()).expect("the file is ours");
@@ -93,7 +96,7 @@ impl Standin {
         let (recorded, counted) = (record.clone(), Arc::clone(&connections));
         let tls = encrypted.then(|| TlsAcceptor::from(config));
         let server = Background::spawn("standin", move || accept(listener, tls, recorded, counted));
-        Self { addr, ca_pem, ca_file, record, connections, _server: server }
+        Self { addr, ca_pem, spki_pin, ca_file, record, connections, _server: server }
     }
 
     /// Where it listens.
@@ -106,6 +109,12 @@ impl Standin {
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// Its key, as `pin_spki` names one.
+    #[must_use]
+    pub fn spki_pin(&self) -> &str {
+        &self.spki_pin
     }
 
     /// A file with [`Self::ca_pem`], which lives as long as the stand-in.

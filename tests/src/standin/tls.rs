@@ -1,8 +1,10 @@
 //! The stand-ins' identities: certificate authorities, what they issue, and servers that show it.
 use std::sync::Arc;
 
+use dshield_common::policy::SpkiPin;
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::ring::{default_provider, sign};
@@ -82,10 +84,22 @@ pub fn server_config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'_>
     Arc::new(config)
 }
 
-/// The stand-in's own: an authority (PEM) and a server with a leaf for `names`.
-pub(super) fn identity(names: &[&str]) -> (String, Arc<ServerConfig>) {
+/// Who a stand-in is: what a test and a server need of it.
+pub(super) struct Identity {
+    /// The authority.
+    pub(super) ca_pem: String,
+    /// The leaf's key, as a rule pins it.
+    pub(super) spki_pin: String,
+    /// A server with the leaf.
+    pub(super) config: Arc<ServerConfig>,
+}
+
+/// An authority of its own, and a leaf for `names`, which may be addresses.
+pub(super) fn identity(names: &[&str]) -> Identity {
     let authority = Issued::authority(|_| ());
-    (authority.certificate.pem(), authority.leaf(names, |_| ()).server(&[]))
+    let leaf = authority.leaf(names, |_| ());
+    let spki_pin = SpkiPin::of(&leaf.key.subject_public_key_info()).to_string();
+    Identity { ca_pem: authority.certificate.pem(), spki_pin, config: leaf.server(&[]) }
 }
 
 fn new_key() -> KeyPair {

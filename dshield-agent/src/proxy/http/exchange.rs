@@ -11,6 +11,7 @@ use crate::log::LogError;
 use crate::proxy::Context;
 use crate::proxy::allowed::Allowed;
 use crate::proxy::counted::Counters;
+use crate::proxy::limits::Place;
 
 /// The request.
 pub(super) struct Exchange {
@@ -22,10 +23,17 @@ pub(super) struct Exchange {
     pub(super) counters: Arc<Counters>,
     pub(super) status: Option<u16>,
     pub(super) error: Option<String>,
+    /// Among the requests that the rule allows at a time.
+    _place: Place,
 }
 
 impl Exchange {
-    pub(super) async fn begin<B>(connection: &Allowed, rule: &Rule, request: &Request<B>) -> Result<Self, LogError> {
+    pub(super) async fn begin<B>(
+        connection: &Allowed,
+        rule: &Rule,
+        place: Place,
+        request: &Request<B>,
+    ) -> Result<Self, LogError> {
         let context = connection.context.clone();
         let begin = match context.log_level {
             LogLevel::Request => {
@@ -53,6 +61,7 @@ impl Exchange {
             counters: Arc::default(),
             status: None,
             error: None,
+            _place: place,
         })
     }
 }

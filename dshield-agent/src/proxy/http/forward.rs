@@ -15,6 +15,7 @@ use super::{framing, judge};
 use crate::log::LogError;
 use crate::proxy::allowed::Allowed;
 use crate::proxy::body::{self, Body, BodyError};
+use crate::proxy::limits::Place;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::upstream::{Dialect, UpstreamError};
 
@@ -35,10 +36,11 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 pub(super) async fn request(
     connection: &Arc<Allowed>,
     rule: &Arc<Rule>,
+    place: Place,
     mut request: Request<Incoming>,
     tunnels: Option<&Tasks>,
 ) -> Response<Body> {
-    let exchange = match Exchange::begin(connection, rule, &request).await {
+    let exchange = match Exchange::begin(connection, rule, place, &request).await {
         Ok(exchange) => exchange,
         Err(error) => return log_unavailable(&error, rule),
     };
@@ -90,6 +92,7 @@ fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange,
         parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     join_cookies(&mut parts.headers);
+    connection.context.egress.secrets.inject(rule, &mut parts.headers);
     // The client writes it, from the target.
     parts.headers.remove(header::HOST);
     let (scheme, default_port) = if route.tls() == TlsMode::None { ("http", 80) } else { ("https", 443) };
@@ -105,7 +108,9 @@ fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange,
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
     let sent = exchange.counters.read.clone();
-    Request::from_parts(parts, body::passing(incoming, sent, rule.max_request_bytes, framing::is_trailer, ()))
+    // An injected field has no second value behind the body.
+    let trailers = if rule.inject_header.is_empty() { framing::is_trailer } else { |_: &HeaderName| false };
+    Request::from_parts(parts, body::passing(incoming, sent, rule.max_request_bytes, trailers, ()))
 }
 
 fn pass_back(response: Response<Incoming>, mut exchange: Exchange) -> Response<Body> {

@@ -13,6 +13,7 @@ use super::tunnel;
 use crate::proxy::NO_RULE;
 use crate::proxy::allowed::Allowed;
 use crate::proxy::body::BodyError;
+use crate::proxy::limits::Place;
 
 /// The longest path and method that surely fit a log entry, with every character escaped.
 const LONGEST_TARGET: usize = 8 << 10;
@@ -28,15 +29,17 @@ static METHOD_OVERRIDES: [HeaderName; 3] = [
 pub(super) fn request<B: ::http_body::Body>(
     connection: &Allowed,
     request: &Request<B>,
-) -> Result<Arc<Rule>, Box<Refusal>> {
+) -> Result<(Arc<Rule>, Place), Box<Refusal>> {
     let case = Case { connection, request };
     case.target()?;
     case.authority()?;
     let rule = case.rule()?;
     case.method_is_what_it_says()?;
     case.upgrade(&rule)?;
+    case.echo(&rule)?;
     case.size(&rule)?;
-    Ok(rule)
+    let place = case.place(&rule)?;
+    Ok((rule, place))
 }
 
 /// What a body that was not let through means for its request; `None` where it just ended.
@@ -175,6 +178,23 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let detail = format!("request to {} for another protocol on the connection", self.connection.route.to);
         let hint = format!("to allow it, write upgrade = true in {}", rule.id);
         Err(self.refusal(StatusCode::FORBIDDEN, "upgrade_not_allowed", detail, &hint))
+    }
+
+    /// TRACE answers with the request (RFC 9110, section 9.3.8), and what was put into it on its way.
+    fn echo(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
+        if self.request.method() != Method::TRACE || rule.inject_header.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("TRACE to {}, which would show an injected header", self.connection.route.to);
+        Err(self.refusal(StatusCode::FORBIDDEN, "trace_of_injected", detail, "do without TRACE"))
+    }
+
+    fn place(&self, rule: &Rule) -> Result<Place, Box<Refusal>> {
+        self.connection.context.egress.limits.enter(rule).map_err(|exceeded| {
+            let detail = format!("request to {}: {exceeded}", self.connection.route.to);
+            let hint = exceeded.hint(&rule.id);
+            self.refusal(StatusCode::TOO_MANY_REQUESTS, exceeded.reason(), detail, &hint)
+        })
     }
 
     fn size(&self, rule: &Rule) -> Result<(), Box<Refusal>> {

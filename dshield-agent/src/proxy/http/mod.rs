@@ -106,7 +106,7 @@ pub(super) async fn serve_http2(
 
 async fn respond(connection: &Arc<Allowed>, request: Request<Incoming>, tunnels: Option<&Tasks>) -> Response<Body> {
     match judge::request(connection, &request) {
-        Ok(rule) => forward::request(connection, &rule, request, tunnels).await,
+        Ok((rule, place)) => forward::request(connection, &rule, place, request, tunnels).await,
         Err(refusal) => refusal.respond(connection).await,
     }
 }
