@@ -20,6 +20,17 @@ pub fn requires(program: &str) -> bool {
     have(found, &format!("{program} is not installed system-wide"))
 }
 
+/// The folder of the clients that `cargo xtask setup` installs for this language: `python` or `node`.
+#[must_use]
+pub fn requires_clients(language: &str) -> Option<std::path::PathBuf> {
+    let running = std::env::current_exe().unwrap_or_default();
+    // target/<profile>/deps/<test>
+    let folder = running.ancestors().nth(3).map(|target| target.join("clients").join(language));
+    let found = folder.filter(|folder| folder.join(".installed-from").is_file());
+    let _ = have(found.is_some(), &format!("no {language} clients: run `cargo xtask setup` where packages can be had"));
+    found
+}
+
 /// True when the machine has these controllers in cgroup v2, where they can bound instances.
 #[must_use]
 pub fn requires_controllers(names: &[&str]) -> bool {

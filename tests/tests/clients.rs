@@ -77,6 +77,24 @@ fn node_fetch_works_unmodified() {
     }
 }
 
+/// The version of HTTP towards the function is its own affair; the stand-in speaks HTTP/1.1 only.
+#[test]
+fn curl_speaks_http1_and_http2() {
+    if !require_root() || !requires("curl") {
+        return;
+    }
+    let standin = Standin::start();
+    let project = Project::new().with(&Function::probe("native").egress(&Egress::to_standin(&standin)));
+    let agent = Agent::start(&project);
+    for (option, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
+        let url = "https://api.anthropic.com/bytes/100000";
+        let argv = ["/usr/bin/curl", "-sS", option, "-o", "/dev/null", "-w", "%{http_version} %{size_download}", url];
+        let ran = agent.call("native", &json!({"do": "run", "argv": argv}));
+        assert_eq!(ran["stdout"], format!("{version} 100000"), "{option}: {ran}");
+    }
+    assert_eq!(standin.seen().len(), 2);
+}
+
 #[test]
 fn large_bodies_arrive_whole_in_both_directions() {
     if !require_root() || !requires("curl") {

@@ -6,6 +6,7 @@
 
 mod apt;
 mod cargo;
+mod clients;
 mod launch;
 mod measure;
 mod reproduce;

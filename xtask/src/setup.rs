@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: the machine flows in, and out comes one that can build and test D-Shield, or a
 //! sentence that says what is in the way. One line for each thing it found or did; asks nothing.
 use crate::{
-    apt, build_object, cargo,
+    apt, build_object, cargo, clients,
     shell::{self, Error},
 };
 use std::{
@@ -28,7 +28,7 @@ struct Need {
 
 /// Programs are looked for before packages: Node and others are often installed outside the package manager.
 /// Interpreters count only in `/usr/bin`, which is what a function sees.
-const NEEDS: [Need; 9] = [
+const NEEDS: [Need; 14] = [
     Need {
         name: "C compiler",
         what_for: "links, and builds ring",
@@ -70,6 +70,31 @@ const NEEDS: [Need; 9] = [
         packages: &["bpftool"],
         found: || in_path("bpftool"),
     },
+    Need {
+        name: "pip",
+        what_for: "installs Python clients for the tests",
+        packages: &["python3-pip"],
+        found: || shell::ask(Command::new("/usr/bin/python3").args(["-m", "pip", "--version"])),
+    },
+    Need { name: "npm", what_for: "installs Node clients for the tests", packages: &["npm"], found: || in_path("npm") },
+    Need {
+        name: "git",
+        what_for: "an unmodified client in the tests",
+        packages: &["git"],
+        found: || there("/usr/bin/git"),
+    },
+    Need {
+        name: "redis",
+        what_for: "a server and its client in the tests",
+        packages: &["redis-server", "redis-tools"],
+        found: || there("/usr/bin/redis-cli").filter(|_| there("/usr/bin/redis-server").is_some()),
+    },
+    Need {
+        name: "postgresql",
+        what_for: "a server and its client in the tests",
+        packages: &["postgresql"],
+        found: || there("/usr/lib/postgresql"),
+    },
     Need { name: "ip", what_for: "shows network namespaces", packages: &["iproute2"], found: || in_path("ip") },
 ];
 
@@ -96,6 +121,9 @@ pub fn run() -> Result<(), Error> {
     let rustc = rustc()?;
     linker(&rustc)?;
     components()?;
+    for (name, said) in clients::install()? {
+        say(&format!("{name} clients"), &said);
+    }
     let toolchain = build_object::find_toolchain().map_err(Error::Unfit)?;
     say("ready", &format!("kernel programs are built by {} ({})", toolchain.origin, toolchain.rustc.display()));
     if !apt::is_root() {

@@ -5,16 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 /// Between two events of a stream: long enough that a buffering proxy would show.
 pub const PAUSE: Duration = Duration::from_millis(60);
 
+/// The versions that agree in everything that is played here: curl and most others send the first, current SDKs the
+/// second, with the key as a bearer token.
+const VERSIONS: [&str; 2] = ["2023-06-01", "2026-10-21"];
+
 /// A request that passed the checks.
 #[derive(Debug)]
 pub(super) struct Prompt {
-    model: String,
+    pub(super) model: String,
     text: String,
     pub(super) stream: bool,
 }
@@ -35,12 +40,18 @@ impl Refusal {
 /// Checks what the real API checks: the key's presence, the version and the body's shape.
 pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Prompt, Refusal> {
     let invalid = |message: &str| Refusal::new(400, "invalid_request_error", message);
-    if headers.get("x-api-key").is_none_or(|key| key.is_empty()) {
+    if headers.get("x-api-key").is_none_or(|key| key.is_empty()) && !bearer(headers) {
         return Err(Refusal::new(401, "authentication_error", "x-api-key header is required"));
     }
-    if headers.get("anthropic-version").is_none_or(|version| version != "2023-06-01") {
+    if headers.get("anthropic-version").is_none_or(|version| !VERSIONS.iter().any(|known| version == known)) {
         return Err(invalid("anthropic-version: header is required"));
     }
+    prompt(body)
+}
+
+/// What is asked in a body, whose shape is the same in both APIs.
+pub(super) fn prompt(body: &[u8]) -> Result<Prompt, Refusal> {
+    let invalid = |message: &str| Refusal::new(400, "invalid_request_error", message);
     let body: Value = serde_json::from_slice(body).map_err(|_| invalid("The request body is not valid JSON"))?;
     let model = body["model"].as_str().ok_or_else(|| invalid("model: Field required"))?;
     if body["max_tokens"].as_u64().is_none_or(|tokens| tokens == 0) {
@@ -57,6 +68,12 @@ pub(super) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Prompt, Refusal>
         _ => return Err(invalid("messages.0.content: Field required")),
     };
     Ok(Prompt { model: model.to_owned(), text, stream: body["stream"] == true })
+}
+
+/// Whether there is a bearer token.
+pub(super) fn bearer(headers: &HeaderMap) -> bool {
+    let field = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    field.and_then(|field| field.strip_prefix("Bearer ")).is_some_and(|token| !token.is_empty())
 }
 
 impl Prompt {

@@ -1,4 +1,5 @@
-//! A local stand-in for `api.anthropic.com`: TLS, HTTP/1.1, the Messages API plain and streaming.
+//! A local stand-in for `api.anthropic.com`: TLS, HTTP/1.1, the Messages API plain and streaming, and chat completions as
+//! OpenAI has them.
 //!
 //! Requests flow in; answers flow out, and [`Standin::seen`] is the list of what really arrived: the
 //! witness that no test could ask the agent for. Besides `POST /v1/messages` there are `GET /bytes/N`,
@@ -6,6 +7,7 @@
 //!
 //! [`origin`] is another upstream: it keeps every byte and believes nothing that is not written plainly.
 mod body;
+mod completions;
 mod messages;
 pub mod origin;
 mod routes;

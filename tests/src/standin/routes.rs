@@ -11,6 +11,7 @@ use hyper::header::HOST;
 use hyper::{Method, Request, Response};
 
 use super::body::channel;
+use super::completions;
 use super::messages::{self, Refusal};
 
 /// How long `GET /slow` takes.
@@ -88,6 +89,15 @@ pub(super) async fn serve(request: Request<Incoming>, record: Record) -> Result<
                 reply(200, "text/event-stream; charset=utf-8", body.boxed())
             }
             Ok(prompt) => json(200, prompt.answer().to_string()),
+        },
+        (&Method::POST, "/v1/chat/completions") => match completions::parse(&head.headers, &body) {
+            Err(refusal) => error(&refusal),
+            Ok(prompt) if prompt.stream => {
+                let (out, body) = channel();
+                tokio::spawn(completions::stream(prompt, out));
+                reply(200, "text/event-stream; charset=utf-8", body.boxed())
+            }
+            Ok(prompt) => json(200, completions::answer(&prompt).to_string()),
         },
         (&Method::POST, path) if path == "/echo" || path.starts_with("/echo/") => {
             reply(200, "application/octet-stream", Full::from(body).boxed())
