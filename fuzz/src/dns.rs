@@ -1,7 +1,9 @@
 //! Questions to the name server of an instance.
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use dshield_agent::proxy::fuzz::Dns;
+use dshield_common::address::is_synthetic;
 use dshield_common::policy::Deployment;
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::RData;
@@ -50,7 +52,11 @@ pub fn check(input: &[u8]) {
         let name = answer.name.to_ascii().to_ascii_lowercase();
         let name = name.trim_end_matches('.');
         assert!(name == "api.example" || name.ends_with(".w.example"), "{name} has an address");
-        let RData::A(address) = &answer.data else { panic!("{answer:?}") };
-        assert!(matches!(address.0.octets(), [198, 18 | 19, ..]), "{address} is not synthetic");
+        let address = match &answer.data {
+            RData::A(address) => IpAddr::from(address.0),
+            RData::AAAA(address) => IpAddr::from(address.0),
+            other => panic!("{other:?}"),
+        };
+        assert!(is_synthetic(address), "{address} is not synthetic");
     }
 }

@@ -330,3 +330,40 @@ answer = sorted(statuses)
     assert_eq!(run_with(&agent, "f", both, json!({"host": NAME})), json!([200, 429]));
     let _ = refusal(&agent, "http", "too_many_at_once");
 }
+
+/// Takes a ClientHello of this Python's apart and adds an extension of the type of ECH, as browsers send it.
+const ENCRYPTED_HELLO: &str = "
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=event['host'])
+try:
+    tls.do_handshake()
+except ssl.SSLWantReadError:
+    pass
+record = outgoing.read()
+message = record[9:]
+at = 34
+at += 1 + message[at]
+at += 2 + struct.unpack('>H', message[at:at + 2])[0]
+at += 1 + message[at]
+extension = struct.pack('>HH', event['type'], 32) + bytes(32)
+extensions = message[at + 2:] + extension
+message = message[:at] + struct.pack('>H', len(extensions)) + extensions
+handshake = b'\\x01' + struct.pack('>I', len(message))[1:] + message
+stream = socket.create_connection((event['host'], 443), timeout=10)
+stream.sendall(record[:3] + struct.pack('>H', len(handshake)) + handshake)
+answer = list(stream.recv(7))
+";
+
+#[test]
+fn a_hello_that_hides_another_is_not_passed_through() {
+    let standin = Standin::start();
+    let Some((_project, agent)) = agent(&[Egress::to(NAME).tls("passthrough").resolve(&standin)]) else { return };
+    let answer = run_with(&agent, "f", ENCRYPTED_HELLO, json!({"host": NAME, "type": 0xfe0d}));
+    assert_eq!(answer, json!([21, 3, 3, 0, 2, 2, 112]), "a fatal alert of the proxy's");
+    let _ = refusal(&agent, "tls", "encrypted_client_hello");
+    assert_eq!(standin.connections(), 0);
+    // The same hello with an extension that nobody knows reaches the server, which answers with a handshake record.
+    let answer = run_with(&agent, "f", ENCRYPTED_HELLO, json!({"host": NAME, "type": 0xfafa}));
+    assert_eq!(answer[0], 22, "{answer}");
+    assert_eq!(standin.connections(), 1);
+}
