@@ -46,6 +46,12 @@ impl Network {
         range_of(self.address).filter(|(_, length, _)| *length <= self.length).map(|(_, _, why)| why)
     }
 
+    /// True when some address of the network is special.
+    #[must_use]
+    pub fn has_special_purpose(&self) -> bool {
+        range_of(self.address).is_some() || special_ranges().any(|(network, _, _)| self.contains(network))
+    }
+
     /// True when every address of the network stands for a name inside an instance, or might.
     #[must_use]
     pub fn is_synthetic(&self) -> bool {
@@ -188,9 +194,12 @@ pub fn special_purpose(address: IpAddr) -> Option<&'static str> {
 
 /// The special range that `address` is in.
 fn range_of(address: IpAddr) -> Option<(IpAddr, u8, &'static str)> {
+    special_ranges().find(|(network, length, _)| shares_prefix(*network, address, *length))
+}
+
+fn special_ranges() -> impl Iterator<Item = (IpAddr, u8, &'static str)> {
     let v4 = V4.iter().map(|(network, length, why)| (IpAddr::from(*network), *length, *why));
-    let v6 = V6.iter().map(|(network, length, why)| (IpAddr::from(*network), *length, *why));
-    v4.chain(v6).find(|(network, length, _)| shares_prefix(*network, address, *length))
+    v4.chain(V6.iter().map(|(network, length, why)| (IpAddr::from(*network), *length, *why)))
 }
 
 #[cfg(test)]
@@ -242,6 +251,9 @@ mod tests {
         }
         for text in ["8.0.0.0/5", "0.0.0.0/1", "1.1.1.1", "fc00::/6", "2606::/16", "192.0.0.0/23"] {
             assert_eq!(network(text).special_purpose(), None, "{text}");
+        }
+        for (text, some) in [("8.0.0.0/5", true), ("192.0.0.0/23", true), ("10.1.0.0/16", true), ("9.0.0.0/8", false)] {
+            assert_eq!(network(text).has_special_purpose(), some, "{text}");
         }
     }
 

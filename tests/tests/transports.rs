@@ -155,58 +155,6 @@ fn a_name_has_addresses_and_no_other_record() {
     }
 }
 
-#[test]
-fn an_ipv6_socket_reaches_the_name_that_its_address_stands_for() {
-    let standin = Standin::start();
-    let Some((_project, agent)) = agent(&[Egress::to_standin(&standin)]) else { return };
-    let code = format!(
-        "
-answer = {{'dns': dns('{NAME}', 'AAAA')}}
-if answer['dns']['addresses']:
-    to = answer['dns']['addresses'][0]
-    context = ssl.create_default_context()
-    stream = context.wrap_socket(socket.create_connection((to, 443), timeout=20), server_hostname='{NAME}')
-    answer.update(to=to, family=stream.family.name, asked=ask(stream, 'GET', '/bytes/5', '{NAME}'))
-"
-    );
-    let answer = run(&agent, "f", &code);
-    if !std::path::Path::new("/proc/net/if_inet6").exists() {
-        println!("skipped: this machine has no IPv6; the name has {}", answer["dns"]);
-        return assert_eq!(answer["dns"]["answers"], 0);
-    }
-    assert!(answer["to"].as_str().is_some_and(|to| to.starts_with("fd64:7368:6965:6c64::")), "{answer}");
-    assert_eq!((&answer["family"], &answer["asked"]["status"]), (&json!("AF_INET6"), &json!(200)), "{answer}");
-    let log = agent.log_with("the connection", |log| !log.connects("f").is_empty());
-    let connect = log.connects("f")[0];
-    assert_eq!(connect.host, NAME);
-    assert!(connect.process.is_some(), "who asked is known over IPv6 too: {log}");
-    assert_eq!(standin.seen().len(), 1);
-}
-
-/// The bytes after the question are the answer's; a type of its own in the helper would hide what is sent.
-#[test]
-fn edns_is_answered_with_edns_and_another_version_with_badvers() {
-    let Some((_project, agent)) = agent(&[Egress::to(NAME)]) else { return };
-    let code = format!(
-        "
-def asked(version):
-    question = b''.join(bytes([len(l)]) + l.encode() for l in '{NAME}'.split('.')) + b'\\0\\0\\1\\0\\1'
-    option = b'\\xfd\\xe9\\0\\4data'
-    opt = struct.pack('>BHHBBHH', 0, 41, 65000, 0, version, 0, len(option)) + option
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        asker.settimeout(10)
-        asker.sendto(struct.pack('>HHHHHH', 7, 0x0100, 1, 0, 0, 1) + question + opt, ('198.18.0.1', 53))
-        reply = asker.recv(4096)
-    _, flags, _, answers, _, additional = struct.unpack('>HHHHHH', reply[:12])
-    name, kind, payload, high, own, _, length = struct.unpack('>BHHBBHH', reply[-11:])
-    return [flags & 15 | high << 4, answers, additional, name, kind, payload, own, length]
-answer = [asked(0), asked(1)]
-"
-    );
-    assert_eq!(run(&agent, "f", &code), json!([[0, 1, 1, 0, 41, 1232, 0, 0], [16, 0, 1, 0, 41, 1232, 0, 0]]));
-    let _ = refusal(&agent, "dns", "dns_unsupported");
-}
-
 #[track_caller]
 fn assert_synthetic(answer: &Value) {
     let address: Ipv4Addr =

@@ -104,7 +104,10 @@ fn notes(rule: &Rule) -> String {
         HostPattern::Wildcard(_) => notes.push("any name below: the name itself can carry data".to_owned()),
         HostPattern::Network(network) => match network.special_purpose() {
             Some(why) => notes.push(format!("not on the public internet: {why}")),
-            None => notes.push("whoever has the address: no name is proven before it".to_owned()),
+            None if network.has_special_purpose() => {
+                notes.push("whoever has the address; not the special-purpose ones among them".to_owned());
+            }
+            None => notes.push("whoever has the address".to_owned()),
         },
         HostPattern::Exact(_) => {}
     }
@@ -214,6 +217,25 @@ mod tests {
                  \n\
                  policy sha256 {hash}\n"
             )
+        );
+    }
+
+    #[test]
+    fn the_notes_say_what_a_rule_means_for_addresses_limits_and_secrets() {
+        let noted = |rule: &str| {
+            let (_dir, loaded) = load(&format!("{FUNCTION}[[function.egress]]\n{rule}\n"));
+            notes(&loaded.unwrap().functions[0].policy.egress[0])
+        };
+        assert_eq!(noted("host = \"9.9.9.9\""), "whoever has the address");
+        assert_eq!(noted("host = \"8.0.0.0/5\""), "whoever has the address; not the special-purpose ones among them");
+        assert_eq!(noted("host = \"10.0.0.0/8\""), "not on the public internet: private");
+        assert_eq!(
+            noted(
+                "host = \"a.com\"\nrate = \"10/min\"\nmax_concurrent = 3\nupgrade = true\n\
+                 inject_header = { x-key = { secret = \"KEY\" } }"
+            ),
+            "may switch protocols (WebSocket): what is sent then is not judged; at most 10/min; at most 3 at a time; \
+             adds x-key from the secret KEY"
         );
     }
 

@@ -82,8 +82,8 @@ impl Flow {
         let counters = stream.counters().clone();
         let _place = match self.place(&route) {
             Ok(place) => place,
-            Err(refused) => {
-                self.context.refusals.report(*refused);
+            Err(denied) => {
+                let _ = self.refuse_route(&denied).await;
                 return deny::reset(stream.get_ref());
             }
         };
@@ -123,14 +123,8 @@ impl Flow {
     }
 
     /// The place of a connection whose requests are not seen among those that its rule allows at a time.
-    fn place(&self, route: &Route) -> Result<Option<Place>, Box<Refused>> {
-        if route.has_requests() {
-            return Ok(None);
-        }
-        self.context.egress.limits.enter(route.rule()).map(Some).map_err(|exceeded| {
-            let detail = format!("tcp {}: {exceeded}; {}", self.shown(), exceeded.hint(route.rule_id()));
-            Box::new(self.refused("connect", exceeded.reason(), detail, route.rule_id()))
-        })
+    fn place(&self, route: &Route) -> Result<Option<Place>, Denied> {
+        if route.has_requests() { Ok(None) } else { self.context.egress.limits.enter(route.rule()).map(Some) }
     }
 
     fn shown(&self) -> String {

@@ -3,9 +3,9 @@
 //! What is counted are requests, and connections where requests are not seen.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use dshield_common::policy::{FunctionPolicy, Rate, Rule};
+use dshield_common::policy::{Denied, FunctionPolicy, Rate, Rule};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The limits of one function's rules, by the rules' ids; a rule without any is not among them.
@@ -20,37 +20,7 @@ struct Limit {
 
 /// A place among those that a rule allows at a time; it is free again when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place(#[allow(dead_code)] Option<OwnedSemaphorePermit>);
-
-/// Why it is too much. The function is at fault, or its rule is too narrow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Exceeded {
-    #[error("more than the rule's rate")]
-    Rate {
-        /// When the next one may come.
-        after: Duration,
-    },
-    #[error("more at a time than the rule's max_concurrent")]
-    Concurrent,
-}
-
-impl Exceeded {
-    /// The stable word for the log.
-    pub(super) fn reason(&self) -> &'static str {
-        match self {
-            Self::Rate { .. } => "rate_exceeded",
-            Self::Concurrent => "too_many_at_a_time",
-        }
-    }
-
-    /// What to change in the rule.
-    pub(super) fn hint(&self, rule: &str) -> String {
-        match self {
-            Self::Rate { .. } => format!("wait, or raise `rate` in {rule}"),
-            Self::Concurrent => format!("wait for the others to end, or raise `max_concurrent` in {rule}"),
-        }
-    }
-}
+pub(super) struct Place(#[expect(dead_code, reason = "its end is what counts")] Option<OwnedSemaphorePermit>);
 
 impl Limits {
     /// For the rules of this function.
@@ -60,17 +30,20 @@ impl Limits {
     }
 
     /// Counts one more under this rule.
-    pub(super) fn enter(&self, rule: &Rule) -> Result<Place, Exceeded> {
+    pub(super) fn enter(&self, rule: &Rule) -> Result<Place, Denied> {
         let Some(limit) = self.0.get(&rule.id) else { return Ok(Place(None)) };
-        // A place that is not there costs nothing of the rate.
-        let place = match &limit.places {
-            Some(places) => Some(places.clone().try_acquire_owned().map_err(|_| Exceeded::Concurrent)?),
-            None => None,
+        let free = limit.places.as_ref().map(|places| places.clone().try_acquire_owned());
+        let place = match (free.transpose(), rule.denies_concurrency()) {
+            (Err(_), Some(denied)) => return Err(denied),
+            (place, _) => place.ok().flatten(),
         };
-        if let Some(bucket) = &limit.bucket {
-            bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())?;
+        // A place that is not there costs nothing of the rate.
+        let is_left =
+            |bucket: &Mutex<Bucket>| bucket.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        match rule.denies_rate() {
+            Some(denied) if !limit.bucket.as_ref().is_some_and(is_left) => Err(denied),
+            _ => Ok(Place(place)),
         }
-        Ok(Place(place))
     }
 }
 
@@ -98,20 +71,21 @@ impl Bucket {
         Self { most, per_second: most / rate.period().as_secs_f64(), tokens: most, at: now }
     }
 
-    fn take(&mut self, now: Instant) -> Result<(), Exceeded> {
+    /// False when there is none.
+    fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + passed * self.per_second).min(self.most);
         self.at = now;
-        if self.tokens < 1.0 {
-            return Err(Exceeded::Rate { after: Duration::from_secs_f64((1.0 - self.tokens) / self.per_second) });
-        }
-        self.tokens -= 1.0;
-        Ok(())
+        let left = self.tokens >= 1.0;
+        self.tokens -= if left { 1.0 } else { 0.0 };
+        left
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use dshield_common::policy::Deployment;
 
     use super::*;
@@ -128,13 +102,12 @@ mod tests {
     fn a_rate_lets_its_count_through_at_once_and_then_evenly() {
         let start = Instant::now();
         let mut bucket = Bucket::full("10/s".parse().unwrap(), start);
-        assert!((0..10).all(|_| bucket.take(start).is_ok()));
-        let Err(Exceeded::Rate { after }) = bucket.take(start) else { panic!("the eleventh") };
-        assert!((99..=101).contains(&after.as_millis()), "{after:?}");
-        assert!(bucket.take(start + Duration::from_millis(101)).is_ok());
-        assert!(bucket.take(start + Duration::from_millis(102)).is_err());
-        assert!((0..10).all(|_| bucket.take(start + Duration::from_secs(60)).is_ok()), "no more than the bucket holds");
-        assert!(bucket.take(start + Duration::from_secs(60)).is_err());
+        assert!((0..10).all(|_| bucket.take(start)));
+        assert!(!bucket.take(start + Duration::from_millis(99)));
+        assert!(bucket.take(start + Duration::from_millis(101)));
+        assert!(!bucket.take(start + Duration::from_millis(102)));
+        assert!((0..10).all(|_| bucket.take(start + Duration::from_secs(60))), "no more than the bucket holds");
+        assert!(!bucket.take(start + Duration::from_secs(60)));
     }
 
     #[test]
@@ -143,10 +116,9 @@ mod tests {
         let limits = Limits::new(&policy);
         let rule = &policy.egress[0];
         let (first, _second) = (limits.enter(rule).unwrap(), limits.enter(rule).unwrap());
-        assert_eq!(limits.enter(rule).unwrap_err(), Exceeded::Concurrent);
+        assert_eq!(limits.enter(rule).unwrap_err().reason(), "too_many_at_once");
         drop(first);
-        let _third = limits.enter(rule).unwrap();
-        drop(_third);
+        drop(limits.enter(rule).unwrap());
         assert_eq!(limits.enter(rule).unwrap_err().reason(), "rate_exceeded");
 
         let free = self::policy("");

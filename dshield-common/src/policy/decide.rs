@@ -356,7 +356,12 @@ mod tests {
             assert_eq!(policy.route(&to(closed), 443).unwrap_err().reason(), "special_purpose_address", "{closed}");
         }
         // These stand for names, and this one was not given to the function.
-        assert_eq!(policy.route(&to("198.18.0.77"), 443).unwrap_err().reason(), "address_not_allowed");
+        let denied = policy.route(&to("198.18.0.77"), 443).unwrap_err();
+        assert_eq!(denied.reason(), "address_not_allowed");
+        assert_eq!(
+            denied.hint(),
+            "look the name up again: 198.18.0.77 stands for none that this instance has asked for"
+        );
         let denied = policy.route(&to("169.254.169.254"), 80).unwrap_err();
         assert_eq!(
             denied.to_string(),

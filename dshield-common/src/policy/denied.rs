@@ -2,6 +2,7 @@
 use std::net::IpAddr;
 
 use super::types::Rule;
+use crate::address::is_synthetic;
 
 /// Why something may not leave. The function did what its policy does not allow; [`Denied::hint`] says what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -178,6 +179,9 @@ impl Denied {
         match self {
             Self::Name { function, host } => {
                 format!("to allow it, add below the function `{function}`: [[function.egress]] host = \"{host}\"")
+            }
+            Self::Address { address, .. } if is_synthetic(*address) => {
+                format!("look the name up again: {address} stands for none that this instance has asked for")
             }
             Self::Address { function, address } => format!(
                 "connect by name, so that the rule can say whose the address is; to allow the address itself, add below \

@@ -13,6 +13,7 @@ pub mod origin;
 mod routes;
 pub mod strict;
 pub mod tls;
+pub mod versions;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};

@@ -78,6 +78,21 @@ impl<B: ::http_body::Body> Case<'_, B> {
         })
     }
 
+    fn denied(&self, denied: &Denied) -> Box<Refusal> {
+        let status = match denied {
+            Denied::Rate { .. } | Denied::Concurrency { .. } => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::FORBIDDEN,
+        };
+        Box::new(Refusal {
+            status,
+            reason: denied.reason(),
+            detail: denied.to_string(),
+            rule: denied.rule().unwrap_or(NO_RULE).to_owned(),
+            hint: denied.hint(),
+            attempt: self.attempt(),
+        })
+    }
+
     fn attempt(&self) -> Attempt {
         let path: String = self.request.uri().path().chars().take(LONGEST_TARGET).collect();
         let method: String = self.request.method().as_str().chars().take(LONGEST_TARGET).collect();
@@ -144,16 +159,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
 
     fn rule(&self) -> Result<Arc<Rule>, Box<Refusal>> {
         let (method, path) = (self.request.method().as_str(), self.request.uri().path());
-        let rule = self.connection.route.request(method, path).map_err(|denied: Denied| {
-            Box::new(Refusal {
-                status: StatusCode::FORBIDDEN,
-                reason: denied.reason(),
-                detail: denied.to_string(),
-                rule: denied.rule().unwrap_or(NO_RULE).to_owned(),
-                hint: denied.hint(),
-                attempt: self.attempt(),
-            })
-        })?;
+        let rule = self.connection.route.request(method, path).map_err(|denied| self.denied(&denied))?;
         Ok(rule.clone())
     }
 
@@ -172,12 +178,10 @@ impl<B: ::http_body::Body> Case<'_, B> {
     }
 
     fn upgrade(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
-        if rule.upgrade || tunnel::asked(self.request.headers()).is_none() {
-            return Ok(());
+        match rule.denies_upgrade() {
+            Some(denied) if tunnel::asked(self.request.headers()).is_some() => Err(self.denied(&denied)),
+            _ => Ok(()),
         }
-        let detail = format!("request to {} for another protocol on the connection", self.connection.route.to);
-        let hint = format!("to allow it, write upgrade = true in {}", rule.id);
-        Err(self.refusal(StatusCode::FORBIDDEN, "upgrade_not_allowed", detail, &hint))
     }
 
     /// TRACE answers with the request (RFC 9110, section 9.3.8), and what was put into it on its way.
@@ -190,11 +194,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
     }
 
     fn place(&self, rule: &Rule) -> Result<Place, Box<Refusal>> {
-        self.connection.context.egress.limits.enter(rule).map_err(|exceeded| {
-            let detail = format!("request to {}: {exceeded}", self.connection.route.to);
-            let hint = exceeded.hint(&rule.id);
-            self.refusal(StatusCode::TOO_MANY_REQUESTS, exceeded.reason(), detail, &hint)
-        })
+        self.connection.context.egress.limits.enter(rule).map_err(|denied| self.denied(&denied))
     }
 
     fn size(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
