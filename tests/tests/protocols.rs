@@ -55,14 +55,14 @@ fn each_side_speaks_the_version_that_it_agreed_on() {
         let upstream = Versions::start(NAME, offered);
         let (rule, _ca) = rule_for(&upstream);
         let Some((_project, agent)) = agent(&[rule]) else { return };
-        for (option, own) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        for (option, own) in [("--http2", "2"), ("--http1.1", "1.1"), ("--http1.0", "1")] {
             let url = format!("https://{NAME}/version");
             let answer = curl(&agent, &[option, "-w", " over %{http_version}", &url]);
             assert_eq!(answer["out"], format!("{spoken:?} over {own}"), "{offered:?}: {answer}");
         }
         let seen = upstream.seen();
         assert!(seen.iter().all(|arrived| arrived.version == spoken), "{seen:?}");
-        let log = agent.log_with("two requests", |log| log.requests("f").len() == 2);
+        let log = agent.log_with("three requests", |log| log.requests("f").len() == 3);
         assert_eq!(log.verify(), Ok(()));
         assert!(log.refused("f").is_empty(), "{log}");
     }
