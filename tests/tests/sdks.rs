@@ -1,11 +1,13 @@
 //! Clients from PyPI and npm, and Go's own, unmodified, through `tls = "inspect"`: plain and streaming.
 //!
 //! `tests/clients/` has what they do; `cargo xtask setup` installs them.
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use dshield_tests::agent::{Agent, Code, Egress, Function, Project};
 use dshield_tests::requires::{require_root, requires, requires_clients};
+use dshield_tests::standin::tls::Issued;
 use dshield_tests::standin::{NAME, PAUSE, Standin};
 use dshield_tests::workspace;
 use serde_json::{Value, json};
@@ -107,4 +109,72 @@ fn problem(client: &str, stream: bool, answer: &Value) -> Option<String> {
     // models while the first of them wait.
     let least = PAUSE.as_millis() as f64 * (arrived.len() / 2 - 1) as f64;
     (arrived.len() < 8 || last - first < least).then(|| "the stream was buffered".into())
+}
+
+/// gRPC's own server in Python; it ends with its standard input.
+struct RpcServer {
+    process: std::process::Child,
+    port: u16,
+}
+
+impl RpcServer {
+    fn start(clients: &Path, folder: &Path, leaf: &Issued) -> Self {
+        let [key, certificate] =
+            [("key.pem", leaf.key.serialize_pem()), ("leaf.pem", leaf.certificate.pem())].map(|(name, pem)| {
+                let path = folder.join(name);
+                std::fs::write(&path, pem).expect("the folder is ours");
+                path
+            });
+        let mut process = Command::new("/usr/bin/python3")
+            .arg(workspace().join("tests/clients/rpc.py"))
+            .args([key, certificate])
+            .env("PYTHONPATH", clients)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 starts");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("it has one");
+        BufReader::new(output).read_line(&mut line).expect("it says its port");
+        Self { process, port: line.trim().parse().expect("a port") }
+    }
+}
+
+impl Drop for RpcServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn grpc_works_unmodified_in_all_four_kinds_of_call() {
+    const HOST: &str = "rpc.example";
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let project = Project::new();
+    let Some(clients) = requires_clients("python") else { return };
+    let Some(function) = function("python", "rpc.handler", "rpc.py", &project) else { return };
+    let authority = Issued::authority(|_| ());
+    let server = RpcServer::start(&clients, project.folder(), &authority.leaf(&[HOST], |_| ()));
+    let ca = project.folder().join("ca.pem");
+    std::fs::write(&ca, authority.certificate.pem()).expect("the folder is ours");
+    let rule = Egress::to(HOST)
+        .methods(&["POST"])
+        .paths(&["/test.Echo/*"])
+        .set("resolve", &format!("[\"127.0.0.1:{}\"]", server.port))
+        .set("ca", &format!("{ca:?}"));
+    let project = project.with(&function.egress(&rule));
+    let agent = Agent::start(&project);
+    let answer = agent.call("python", &json!({"host": HOST}));
+    assert_eq!(answer["unary"], "HELLO", "{answer}");
+    assert_eq!(answer["download"], json!(["a", "b", "c"]));
+    assert_eq!((&answer["upload"], &answer["chat"]), (&json!("abc"), &json!(["X", "Y"])));
+    assert_eq!(answer["status"], json!(["FAILED_PRECONDITION", "said the server"]), "it stands in a trailer");
+    // gRPC's word for HTTP's 403.
+    assert_eq!(answer["refused"][0], "PERMISSION_DENIED", "{answer}");
+    let log = agent.log_with("five calls", |log| log.requests("python").len() == 5);
+    assert_eq!(log.verify(), Ok(()));
+    assert!(log.refused("python").iter().any(|refused| refused.reason == "path_not_allowed"), "{log}");
 }
