@@ -2,7 +2,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use dshield_tests::agent::{Agent, Egress, Function, Project, resident_kib};
+use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, resident_kib};
 use dshield_tests::client;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::script::{self, run_with};
@@ -141,4 +141,36 @@ fn an_agent_that_is_told_to_stop_lets_requests_end() {
     assert!(started.elapsed() < SLOW + Duration::from_secs(10), "{:?}", started.elapsed());
     let answer = asked.join().expect("it does not panic").expect("there is an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "200"));
+}
+
+/// Each request of an HTTP/2 connection may need a connection upstream, and idle ones stay open for the next request.
+#[test]
+fn requests_on_few_connections_leave_descriptors_to_the_others() {
+    if !require_root() || !requires("python3") || !requires("curl") || !requires("prlimit") {
+        return;
+    }
+    let names = ["a", "b", "c", "d", "e"].map(|name| format!("{name}.w.example"));
+    let standin = Standin::start_as(&names.each_ref().map(String::as_str));
+    let function = script::function("f").concurrency(1).egress(&Egress::to("*.w.example").pinned(&standin));
+    let project = Project::new().with(&function);
+    // So few that one instance gets 58 connections on either side.
+    let wrapper = ["prlimit", "--nofile=1700:1700"].map(str::to_owned).to_vec();
+    let agent =
+        Agent::launch(&project, Launch { wrapper, ..Launch::default() }).unwrap_or_else(|error| panic!("{error}"));
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("it runs").count();
+    assert_eq!(run_with(&agent, "f", "answer = 1", json!({})), 1);
+    let before = descriptors();
+    // To one name after the other, so that the idle connections of the first are in the way of the last.
+    let code = "
+import subprocess
+statuses = set()
+for name in event['names']:
+    config = f'url = https://{name}/bytes/10\\noutput = /dev/null\\n' * 80
+    command = ['curl', '-sS', '--http2', '--parallel', '--parallel-max', '40', '-K', '-', '-w', '%{http_code}\\n']
+    statuses |= set(subprocess.run(command, input=config, capture_output=True, text=True).stdout.split())
+answer = sorted(statuses)
+";
+    assert_eq!(run_with(&agent, "f", code, json!({"names": names})), json!(["200"]));
+    let grown = descriptors().saturating_sub(before);
+    assert!(grown <= 2 * 58 + 10, "{grown} more descriptors");
 }

@@ -63,7 +63,8 @@ impl Launch {
         &self.stock
     }
 
-    /// The launcher of one function of `policy`, each of whose instances may have so many connections at a time.
+    /// The launcher of one function of `policy` with so many instances, each of which may have so many connections at a
+    /// time.
     ///
     /// # Errors
     /// As [`Proxy::function`].
@@ -73,9 +74,10 @@ impl Launch {
         policy: &Policy,
         secrets: Arc<Secrets>,
         connections: usize,
+        instances: usize,
     ) -> std::io::Result<Launcher> {
         let this = self.clone();
-        let egress = this.proxy.function(function, policy, secrets, connections)?;
+        let egress = this.proxy.function(function, policy, secrets, connections, instances)?;
         Ok(Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
             Box::pin(async move { this.launch(&function, egress).await })

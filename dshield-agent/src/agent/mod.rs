@@ -254,7 +254,9 @@ impl Agent {
         let connections = connections_each(config);
         let mut launchers = Vec::with_capacity(config.functions.len());
         for function in &config.functions {
-            let launcher = self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections);
+            let instances = function.spec.concurrency as usize;
+            let launcher =
+                self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections, instances);
             launchers.push((function, launcher.map_err(StartError::Resolver)?));
         }
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;

@@ -94,6 +94,8 @@ struct Context {
     connections: Arc<AtomicU64>,
     /// Places for connections that the instance may still make.
     free: Arc<Semaphore>,
+    /// And for requests: an HTTP/2 connection carries many, and each may need a connection upstream.
+    turns: Arc<Semaphore>,
 }
 
 /// Serving one instance; dropping it closes every socket and connection of the instance.
@@ -117,7 +119,7 @@ impl Proxy {
         Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default() }
     }
 
-    /// Prepares a function of `policy`, each of whose instances may have so many connections at a time.
+    /// Prepares a function of `policy` with so many instances, each of which may have so many connections at a time.
     ///
     /// # Errors
     /// The policy's resolver cannot be used here.
@@ -127,8 +129,9 @@ impl Proxy {
         policy: &Policy,
         secrets: Arc<Secrets>,
         connections: usize,
+        instances: usize,
     ) -> std::io::Result<Arc<FunctionEgress>> {
-        let upstream = Upstream::new(self.resolver(&policy.resolver)?);
+        let upstream = Upstream::new(self.resolver(&policy.resolver)?, connections * instances);
         let (limits, log_level) = (Limits::new(&function), policy.log_level);
         Ok(Arc::new(FunctionEgress { policy: function, log_level, upstream, secrets, limits, connections }))
     }
@@ -158,7 +161,7 @@ impl Proxy {
     ) -> Serving {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
-        let free = Arc::new(Semaphore::new(egress.connections));
+        let [free, turns] = [(); 2].map(|()| Arc::new(Semaphore::new(egress.connections)));
         let context = Arc::new(Context {
             instance,
             egress,
@@ -171,6 +174,7 @@ impl Proxy {
             who_asked: self.who_asked.clone(),
             connections: self.connections.clone(),
             free,
+            turns,
         });
         let mut tasks = vec![
             tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::{InvalidDnsNameError, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower_service::Service;
@@ -30,7 +31,8 @@ use crate::instance::BoxFuture;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most servers close an idle connection after a minute.
 const POOL_IDLE: Duration = Duration::from_secs(50);
-const POOL_PER_HOST: usize = 64;
+/// As many as an instance has connections: one more would be closed after each request, and cost a handshake.
+const POOL_PER_HOST: usize = super::MAX_CONNECTIONS as usize;
 /// A wildcard rule has as many names as a function likes to make up, and each has idle connections.
 const MAX_CLIENTS: usize = 64;
 
@@ -46,7 +48,7 @@ const MAX_HEAD: u32 = 64 << 10;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What of a request waits for an upstream that does not read.
-const SEND_BYTES: usize = 256 << 10;
+const SEND_BYTES: usize = 64 << 10;
 /// How often a connection with requests under way is asked whether it still lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
@@ -62,6 +64,8 @@ pub(super) enum UpstreamError {
         "{name} resolves to {address} ({why}), which is not on the public internet; a rule may pin it with `resolve`"
     )]
     SpecialPurpose { name: String, address: std::net::IpAddr, why: &'static str },
+    #[error("the function has as many connections upstream as it may have, and all are in use")]
+    TooMany,
     #[error("{address}: {source}")]
     Connect { address: SocketAddr, source: io::Error },
     #[error("{name} did not prove its name: {source}")]
@@ -88,8 +92,29 @@ impl UpstreamError {
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolver: Arc<Resolver>,
-    /// By rule, destination, port and dialect, so that no request ever travels on a connection that another rule made.
-    clients: Mutex<HashMap<(String, Destination, u16, Dialect), HttpClient>>,
+    clients: Arc<Clients>,
+    free: Arc<Semaphore>,
+}
+
+/// By rule, destination, port and dialect, so that no request ever travels on a connection that another rule made.
+type Clients = Mutex<HashMap<(String, Destination, u16, Dialect), HttpClient>>;
+
+/// One of the connections that a function may have upstream; free again when it is dropped.
+pub(super) type Place = OwnedSemaphorePermit;
+
+/// Waits for a place. Connections that wait idle for their next request make room.
+async fn place(free: Arc<Semaphore>, clients: &Clients) -> Result<Place, UpstreamError> {
+    if let Ok(place) = free.clone().try_acquire_owned() {
+        return Ok(place);
+    }
+    // Requests under way have handles of their own.
+    drop(std::mem::take(&mut *lock(clients)));
+    let place = tokio::time::timeout(HANDSHAKE_TIMEOUT, free.acquire_owned()).await;
+    place.ok().and_then(Result::ok).ok_or(UpstreamError::TooMany)
+}
+
+fn lock(clients: &Clients) -> MutexGuard<'_, HashMap<(String, Destination, u16, Dialect), HttpClient>> {
+    clients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Which versions of HTTP a client may speak.
@@ -115,24 +140,28 @@ impl Dialect {
 pub(super) type HttpClient = Client<Connector, Body>;
 
 impl Upstream {
-    pub(super) fn new(resolver: Arc<Resolver>) -> Self {
-        Self { resolver, clients: Mutex::default() }
+    /// With so many connections at a time: the agent's descriptors and memory are shared by all functions.
+    pub(super) fn new(resolver: Arc<Resolver>, connections: usize) -> Self {
+        Self { resolver, clients: Arc::default(), free: Arc::new(Semaphore::new(connections)) }
     }
 
-    /// Opens a TCP connection for a decided route; for `passthrough`.
-    pub(super) async fn dial(&self, route: &Route) -> Result<TcpStream, UpstreamError> {
-        dial::dial(&self.resolver, route).await
+    /// Opens a TCP connection for a decided route whose requests are not seen.
+    pub(super) async fn dial(&self, route: &Route) -> Result<(TcpStream, Place), UpstreamError> {
+        let place = place(self.free.clone(), &self.clients).await?;
+        Ok((dial::dial(&self.resolver, route).await?, place))
     }
 
     /// The client for a decided route.
     pub(super) fn client(&self, route: &Route, dialect: Dialect) -> Result<HttpClient, UpstreamError> {
         let key = (route.rule_id().to_owned(), route.to.clone(), route.port, dialect);
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = lock(&self.clients);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let connector = Connector {
             resolver: self.resolver.clone(),
+            clients: Arc::downgrade(&self.clients),
+            free: self.free.clone(),
             route: Arc::new(route.clone()),
             tls: match route.tls() {
                 TlsMode::Inspect => Some(client_config(route, dialect)?.into()),
@@ -177,6 +206,9 @@ fn client_config(route: &Route, dialect: Dialect) -> Result<Arc<ClientConfig>, U
 #[derive(Clone)]
 pub(super) struct Connector {
     resolver: Arc<Resolver>,
+    /// Those who hold the clients, this one's among them, hold the connector.
+    clients: Weak<Clients>,
+    free: Arc<Semaphore>,
     route: Arc<Route>,
     tls: Option<TlsConnector>,
 }
@@ -197,10 +229,11 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { resolver, route, tls } = self.clone();
+        let Self { resolver, clients, free, route, tls } = self.clone();
         Box::pin(async move {
+            let place = place(free, &clients.upgrade().unwrap_or_default()).await?;
             let stream = dial::dial(&resolver, &route).await?;
-            let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain(stream))) };
+            let Some(tls) = tls else { return Ok(TokioIo::new(UpstreamStream::Plain { stream, _place: place })) };
             let failed = |source| {
                 let name = route.to.to_string();
                 match trust::wrong_key(&source) {
@@ -211,7 +244,7 @@ impl Service<Uri> for Connector {
             let name = server_name(&route.to).map_err(|e| failed(io::Error::other(e)))?;
             let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.connect(name, stream)).await;
             let stream = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(failed)?;
-            Ok(TokioIo::new(UpstreamStream::Tls(Box::new(stream))))
+            Ok(TokioIo::new(UpstreamStream::Tls { stream: Box::new(stream), _place: place }))
         })
     }
 }
@@ -219,13 +252,13 @@ impl Service<Uri> for Connector {
 /// A connection upstream.
 #[derive(Debug)]
 pub(super) enum UpstreamStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain { stream: TcpStream, _place: Place },
+    Tls { stream: Box<TlsStream<TcpStream>>, _place: Place },
 }
 
 impl Connection for UpstreamStream {
     fn connected(&self) -> Connected {
-        let Self::Tls(stream) = self else { return Connected::new() };
+        let Self::Tls { stream, .. } = self else { return Connected::new() };
         if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
             Connected::new().negotiated_h2()
         } else {
@@ -237,8 +270,8 @@ impl Connection for UpstreamStream {
 impl AsyncRead for UpstreamStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -246,8 +279,8 @@ impl AsyncRead for UpstreamStream {
 impl AsyncWrite for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -257,29 +290,29 @@ impl AsyncWrite for UpstreamStream {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Plain { stream, .. } => stream.is_write_vectored(),
+            Self::Tls { stream, .. } => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_flush(cx),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -298,7 +331,7 @@ mod tests {
         let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n\
                     [[function.egress]]\nhost = \"*.w.example\"\n";
         let deployment = Deployment::parse(text, &mut |_| unreachable!()).unwrap();
-        let upstream = Upstream::new(Arc::new(Resolver::new(&UpstreamResolver::System).unwrap()));
+        let upstream = Upstream::new(Arc::new(Resolver::new(&UpstreamResolver::System).unwrap()), 8);
         for i in 0..=2 * MAX_CLIENTS {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
             let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();

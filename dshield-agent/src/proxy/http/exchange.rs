@@ -6,6 +6,7 @@ use std::time::Instant;
 use ::http::Request;
 use dshield_common::log::entry::{Event, Phase, Record, Request as RequestEntry};
 use dshield_common::policy::{LogLevel, Rule};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::log::LogError;
 use crate::proxy::Context;
@@ -25,6 +26,8 @@ pub(super) struct Exchange {
     pub(super) error: Option<String>,
     /// Among the requests that the rule allows at a time.
     _place: Place,
+    /// Among those of its instance.
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Exchange {
@@ -35,6 +38,8 @@ impl Exchange {
         request: &Request<B>,
     ) -> Result<Self, LogError> {
         let context = connection.context.clone();
+        // Never closed.
+        let turn = context.turns.clone().acquire_owned().await.ok();
         let begin = match context.log_level {
             LogLevel::Request => {
                 let entry = RequestEntry {
@@ -62,6 +67,7 @@ impl Exchange {
             status: None,
             error: None,
             _place: place,
+            _turn: turn,
         })
     }
 }
