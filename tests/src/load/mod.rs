@@ -18,6 +18,9 @@ pub use target::{Dialler, Target};
 
 use crate::client::Error;
 
+/// No load takes longer: something hangs.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// What came of sending the same thing again and again.
 #[derive(Clone, Debug)]
 pub struct Figures {
@@ -69,7 +72,7 @@ pub fn percentile(samples: &mut [u64], percent: usize) -> u64 {
     samples.get(index).copied().unwrap_or(0)
 }
 
-/// Does what `event` says, trusting the certificates in `bundle`.
+/// Does what `event` says, trusting the certificates in the file `bundle`, or the event's own `bundle`.
 ///
 /// | `kind` | what | answer |
 /// | --- | --- | --- |
@@ -82,9 +85,13 @@ pub fn percentile(samples: &mut [u64], percent: usize) -> u64 {
 /// there is a `tunnel`, the authority to `CONNECT` to.
 ///
 /// # Errors
-/// The event lacks something, or nothing could be measured at all. A connection that breaks while requests are
+/// The event lacks something, it took more than five minutes, or nothing could be measured at all. A connection that breaks while requests are
 /// counted is in [`Figures::errors`].
 pub async fn measure(event: &Value, bundle: PathBuf) -> Result<Value, Error> {
+    tokio::time::timeout(LONGEST, act(event, bundle)).await.map_err(|_| format!("not done after {LONGEST:?}"))?
+}
+
+async fn act(event: &Value, bundle: PathBuf) -> Result<Value, Error> {
     let text = |field: &str| event[field].as_str().ok_or_else(|| format!("the event has no text {field:?}"));
     let number = |field: &str, default: u64| event[field].as_u64().unwrap_or(default);
     let target = Target {
@@ -92,7 +99,7 @@ pub async fn measure(event: &Value, bundle: PathBuf) -> Result<Value, Error> {
         address: event["address"].as_str().map(str::parse).transpose()?,
         port: 443,
         tunnel: event["tunnel"].as_str().map(str::to_owned),
-        bundle,
+        bundle: event["bundle"].as_str().map_or(bundle, PathBuf::from),
     };
     let dialler = target.dialler().await?;
     let connections = usize::try_from(number("connections", 1))?;
