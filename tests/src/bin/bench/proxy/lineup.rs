@@ -20,8 +20,6 @@ pub struct Lineup {
     pub subjects: Vec<Subject>,
     /// Mode, name and why.
     pub skipped: Vec<(Kind, &'static str, String)>,
-    /// What one fdatasync takes where the agents' logs are.
-    pub sync_ms: f64,
 }
 
 /// The names of peers, as targets have them.
@@ -57,16 +55,13 @@ const AGENTS: [(Settings, &[(Kind, &str)]); 3] = [
 impl Lineup {
     /// Starts all that `options` includes, and uses each once.
     pub fn start(folder: &Path, pki: &Pki, upstream: &Upstream, options: &Options) -> Result<Self, Error> {
-        // Beside the programs: /tmp may be memory, where nothing is durable.
-        let program = std::env::current_exe()?;
-        let beside = program.parent().ok_or("a program lies in a folder")?;
-        let mut lineup = Self { subjects: Vec::new(), skipped: Vec::new(), sync_ms: disk::sync_ms(beside)? };
+        let mut lineup = Self { subjects: Vec::new(), skipped: Vec::new() };
         for (settings, modes) in AGENTS {
             let mut modes = modes.iter().filter(|(kind, name)| options.includes(name, kind.word())).peekable();
             if modes.peek().is_none() {
                 continue;
             }
-            let walled = Arc::new(Walled::start(settings, pki, upstream, beside)?);
+            let walled = Arc::new(Walled::start(settings, pki, upstream, &disk::of_logs()?)?);
             for (kind, name) in modes {
                 let subject = Subject { name, kind: *kind, proxy: Proxy::Agent(walled.clone()) };
                 used(&subject, upstream)?;

@@ -29,8 +29,20 @@ use subject::Kind;
 use task::{Effort, Task};
 use upstream::Upstream;
 
-/// Of each subject (by its place) and task, the figures of each round.
-type Samples = BTreeMap<(usize, usize), Vec<Vec<f64>>>;
+/// What was measured.
+#[derive(Debug, Default)]
+struct Samples {
+    /// Of each subject (by its place) and task, the figures of each round.
+    figures: BTreeMap<(usize, usize), Vec<Vec<f64>>>,
+    /// What the disk took for one fdatasync after each round, in milliseconds.
+    syncs: Vec<f64>,
+}
+
+impl Samples {
+    fn of(&self, subject: usize, task: usize) -> &[Vec<f64>] {
+        self.figures.get(&(subject, task)).map_or(&[], Vec::as_slice)
+    }
+}
 
 /// Runs it with the words behind `proxy`.
 pub fn run(arguments: &[&str]) -> ExitCode {
@@ -65,7 +77,8 @@ fn measure(options: &Options) -> Result<(), Error> {
     let pki = Pki::make(folder.path(), &Kind::ALL.map(Kind::host))?;
     let upstream = Upstream::new(&pki)?;
     let lineup = Lineup::start(folder.path(), &pki, &upstream, options)?;
-    let mut samples = Samples::new();
+    let mut samples = Samples::default();
+    let logs = disk::of_logs()?;
     for (place, task) in Task::ALL.into_iter().enumerate() {
         if !options.wants(&task.title()) {
             continue;
@@ -74,11 +87,12 @@ fn measure(options: &Options) -> Result<(), Error> {
         for _ in 0..task.rounds(options.effort) {
             for (index, subject) in lineup.subjects.iter().enumerate() {
                 match task.run(options.effort, subject, &upstream) {
-                    Ok(figures) => samples.entry((index, place)).or_default().push(figures),
+                    Ok(figures) => samples.figures.entry((index, place)).or_default().push(figures),
                     // What is not whole is not compared.
                     Err(error) => eprintln!("\n  {} ({}): {error}", subject.name, subject.kind.word()),
                 }
             }
+            samples.syncs.push(disk::sync_ms(&logs)?);
             eprint!(".");
         }
         eprintln!();

@@ -19,7 +19,9 @@ pub fn tables(lineup: &Lineup, samples: &Samples) -> String {
             text += &grid(&compared(lineup, samples, kind, ours));
         }
     }
-    text + "\n## Targets\n\n" + &grid(&targets(lineup, samples))
+    let _ = write!(text, "\n## Targets\n\n{}\n", grid(&targets(lineup, samples)));
+    let _ = writeln!(text, "The disk of the logs: {}.", disk(samples));
+    text
 }
 
 /// Every figure of one of ours beside every peer's.
@@ -30,12 +32,15 @@ fn compared(lineup: &Lineup, samples: &Samples, kind: Kind, ours: usize) -> Vec<
     }
     let mut rows = vec![head];
     for (place, task) in Task::ALL.iter().enumerate() {
-        let Some(own) = samples.get(&(ours, place)) else { continue };
+        let own = samples.of(ours, place);
+        if own.is_empty() {
+            continue;
+        }
         for (index, figure) in task.figures().iter().enumerate() {
             let what = format!("{}: {}", task.title(), figure.name);
             let mut row = vec![what, figure.unit.to_owned(), shown(median(&column(own, index)))];
             for peer in lineup.places(kind, false) {
-                let theirs = samples.get(&(peer, place)).map_or(&[][..], Vec::as_slice);
+                let theirs = samples.of(peer, place);
                 row.push(shown(median(&column(theirs, index))));
                 row.push(
                     ratio(own, theirs, index, *figure).map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
@@ -54,9 +59,11 @@ fn targets(lineup: &Lineup, samples: &Samples) -> Vec<Vec<String>> {
         let figure = target.task.figures()[target.figure];
         let peer = lineup.places(target.kind, false).find(|peer| lineup.subjects[*peer].name == target.peer);
         for ours in lineup.places(target.kind, true) {
-            let measured = peer.and_then(|peer| {
-                ratio(samples.get(&(ours, place))?, samples.get(&(peer, place))?, target.figure, figure)
-            });
+            let own = samples.of(ours, place);
+            if own.is_empty() {
+                continue;
+            }
+            let measured = peer.and_then(|peer| ratio(own, samples.of(peer, place), target.figure, figure));
             let (ratio, met) = match measured {
                 Some(ratio) => (format!("{ratio:.2}"), if ratio >= target.factor { "yes" } else { "no" }),
                 None => ("-".to_owned(), "not measured"),
@@ -87,7 +94,6 @@ pub fn page(lineup: &Lineup, samples: &Samples, options: &Options) -> String {
     line(&mut text, "date", &said("date", &["-u", "+%Y-%m-%d"]));
     line(&mut text, "kernel", &said("uname", &["-sr"]));
     line(&mut text, "processors", &processors());
-    line(&mut text, "disk of the logs, 4 KiB and fdatasync", &format!("{:.2} ms (median)", lineup.sync_ms));
     for subject in &lineup.subjects {
         if let Proxy::Peer(peer) = &subject.proxy {
             line(
@@ -112,6 +118,16 @@ pub fn page(lineup: &Lineup, samples: &Samples, options: &Options) -> String {
         tables(lineup, samples)
     );
     text + include_str!("method.md")
+}
+
+/// What a durable entry has to wait for at least.
+fn disk(samples: &Samples) -> String {
+    let worst = samples.syncs.iter().copied().fold(0.0, f64::max);
+    format!(
+        "4 KiB and fdatasync took {} ms in the median and {} ms at the worst of the times it was tried, after each round",
+        shown(median(&samples.syncs)),
+        shown(Some(worst))
+    )
 }
 
 /// The figure in each round.
