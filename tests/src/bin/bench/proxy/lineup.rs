@@ -1,6 +1,5 @@
 //! Who takes part: everything is started before anything is measured.
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dshield_tests::client::Error;
@@ -38,32 +37,27 @@ const PEERS: [(Kind, &str, Starter); 5] = [
     (Kind::Inspect, MITMPROXY, Peer::mitmproxy),
 ];
 
-/// Of `[policy]`, the values as TOML.
+/// Settings of `[policy]`, the values as TOML.
 type Settings = &'static [(&'static str, &'static str)];
 
-/// Each agent's settings, and what each mode is called under them. Where the log is matters for both; its level
-/// only for what is inspected.
-const AGENTS: [(Settings, &[(Kind, &str)]); 3] = [
-    (&[], &[(Kind::Passthrough, "D-Shield"), (Kind::Inspect, "D-Shield")]),
-    (&[("log_level", "\"connection\"")], &[(Kind::Inspect, "D-Shield, log_level connection")]),
-    (
-        &[("memory_only", "true")],
-        &[(Kind::Passthrough, "D-Shield, memory_only"), (Kind::Inspect, "D-Shield, memory_only")],
-    ),
+/// D-Shield's own: where the log is matters for both modes, its level only for what is inspected. Each has an agent of
+/// its own, whose memory nothing else has grown.
+const OURS: [(Kind, &str, Settings); 5] = [
+    (Kind::Passthrough, "D-Shield", &[]),
+    (Kind::Passthrough, "D-Shield, memory_only", &[("memory_only", "true")]),
+    (Kind::Inspect, "D-Shield", &[]),
+    (Kind::Inspect, "D-Shield, log_level connection", &[("log_level", "\"connection\"")]),
+    (Kind::Inspect, "D-Shield, memory_only", &[("memory_only", "true")]),
 ];
 
 impl Lineup {
     /// Starts all that `options` includes, and uses each once.
     pub fn start(folder: &Path, pki: &Pki, upstream: &Upstream, options: &Options) -> Result<Self, Error> {
         let mut lineup = Self { subjects: Vec::new(), skipped: Vec::new() };
-        for (settings, modes) in AGENTS {
-            let mut modes = modes.iter().filter(|(kind, name)| options.includes(name, kind.word())).peekable();
-            if modes.peek().is_none() {
-                continue;
-            }
-            let walled = Arc::new(Walled::start(settings, pki, upstream, &disk::of_logs()?)?);
-            for (kind, name) in modes {
-                let subject = Subject { name, kind: *kind, proxy: Proxy::Agent(walled.clone()) };
+        for (kind, name, settings) in OURS {
+            if options.includes(name, kind.word()) {
+                let walled = Walled::start(kind, settings, pki, upstream, &disk::of_logs()?)?;
+                let subject = Subject { name, kind, proxy: Proxy::Agent(walled) };
                 used(&subject, upstream)?;
                 lineup.subjects.push(subject);
             }

@@ -32,8 +32,10 @@ use upstream::Upstream;
 /// What was measured.
 #[derive(Debug, Default)]
 struct Samples {
-    /// Of each subject (by its place) and task, the figures of each round.
+    /// Of each subject (by its place) and task, the figures of each round; empty where it failed.
     figures: BTreeMap<(usize, usize), Vec<Vec<f64>>>,
+    /// What failed, in words.
+    failures: Vec<String>,
     /// What the disk took for one fdatasync after each round, in milliseconds.
     syncs: Vec<f64>,
 }
@@ -86,11 +88,14 @@ fn measure(options: &Options) -> Result<(), Error> {
         eprint!("{} …", task.title());
         for _ in 0..task.rounds(options.effort) {
             for (index, subject) in lineup.subjects.iter().enumerate() {
-                match task.run(options.effort, subject, &upstream) {
-                    Ok(figures) => samples.figures.entry((index, place)).or_default().push(figures),
-                    // What is not whole is not compared.
-                    Err(error) => eprintln!("\n  {} ({}): {error}", subject.name, subject.kind.word()),
-                }
+                // What is not whole is not compared.
+                let figures = task.run(options.effort, subject, &upstream).unwrap_or_else(|error| {
+                    let failure = format!("{}, {}, {}: {error}", subject.name, subject.kind.word(), task.title());
+                    eprintln!("\nfailed in one round: {failure}");
+                    samples.failures.push(failure);
+                    Vec::new()
+                });
+                samples.figures.entry((index, place)).or_default().push(figures);
             }
             samples.syncs.push(disk::sync_ms(&logs)?);
             eprint!(".");

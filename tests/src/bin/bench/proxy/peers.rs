@@ -67,7 +67,6 @@ impl Peer {
         match redirect(&peer.namespace) {
             Ok(()) => {
                 (peer.address, peer.way) = (REDIRECTED.to_owned(), "nft REDIRECT");
-                peer.version += ", nft REDIRECT";
             }
             Err(why) => eprintln!("\nHAProxy is reached by plain connect: {why}"),
         }
@@ -248,7 +247,7 @@ fn program(name: &str, package: &str) -> Result<PathBuf, Error> {
 fn asked(program: &Path, option: &str) -> String {
     let output = Command::new(program).arg(option).stdin(Stdio::null()).output();
     let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
-    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim_start_matches("nginx version: ").to_owned()
+    String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
 
 fn checked(command: &mut Command) -> Result<(), Error> {

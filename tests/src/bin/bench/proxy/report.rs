@@ -106,6 +106,9 @@ pub fn page(lineup: &Lineup, samples: &Samples, options: &Options) -> String {
     for (kind, name, why) in &lineup.skipped {
         line(&mut text, &format!("{name}, {}", kind.word()), &format!("skipped: {why}"));
     }
+    for failure in &samples.failures {
+        line(&mut text, "failed in one round", failure);
+    }
     let _ = write!(
         text,
         "\nEach figure is the median of {} rounds ({} s of load, bodies of {} MiB, {} idle connections, those once); in each round\n\
@@ -137,7 +140,8 @@ fn column(rounds: &[Vec<f64>], index: usize) -> Vec<f64> {
 
 /// How many times as good `ours` is.
 fn ratio(ours: &[Vec<f64>], theirs: &[Vec<f64>], index: usize, figure: Figure) -> Option<f64> {
-    let pairs = column(ours, index).into_iter().zip(column(theirs, index));
+    // Round by round; one that failed for either is no pair.
+    let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some((ours.get(index)?, theirs.get(index)?)));
     let ratios: Vec<_> = pairs.map(|(ours, theirs)| if figure.more { ours / theirs } else { theirs / ours }).collect();
     median(&ratios).filter(|ratio| ratio.is_finite())
 }
@@ -207,6 +211,7 @@ mod tests {
         assert_eq!(ratio(&ours, &theirs, 0, figure(false)), Some(0.5));
         assert_eq!(ratio(&ours, &rounds(&[0.0]), 0, figure(true)), None);
         assert_eq!(ratio(&ours, &[], 0, figure(true)), None);
+        assert_eq!(ratio(&ours, &[vec![10.0], vec![], vec![5.0]], 0, figure(true)), Some(3.0));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What is measured: a peer, or the agent with one of its functions as the client.
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use dshield_tests::agent::{Agent, Code, Egress, Function, Launch, Project};
@@ -67,8 +66,8 @@ pub struct Subject {
 /// What stands between client and upstream.
 #[derive(Debug)]
 pub enum Proxy {
-    /// D-Shield; one agent may be several subjects.
-    Agent(Arc<Walled>),
+    /// D-Shield.
+    Agent(Walled),
     /// Another.
     Peer(Peer),
 }
@@ -111,10 +110,19 @@ pub struct Walled {
 
 impl Walled {
     /// Starts an agent with these settings of `[policy]`, whose log is on the disk that `beside` is on.
-    pub fn start(settings: &[(&str, &str)], pki: &Pki, upstream: &Upstream, beside: &Path) -> Result<Self, Error> {
+    pub fn start(
+        kind: Kind,
+        settings: &[(&str, &str)],
+        pki: &Pki,
+        upstream: &Upstream,
+        beside: &Path,
+    ) -> Result<Self, Error> {
         let pin = format!("[{}]", json!(upstream.listen(0)?.to_string()));
-        let rule = |kind: Kind| Egress::to(kind.host()).tls(kind.word()).set("resolve", &pin);
-        let inspect = rule(Kind::Inspect).set("ca", &json!(pki.ca.to_string_lossy()).to_string());
+        let rule = Egress::to(kind.host()).tls(kind.word()).set("resolve", &pin);
+        let rule = match kind {
+            Kind::Inspect => rule.set("ca", &json!(pki.ca.to_string_lossy()).to_string()),
+            Kind::Passthrough => rule,
+        };
         let state = tempfile::Builder::new().prefix("bench-log-").tempdir_in(beside)?;
         let code = state.path().join("code");
         fs::create_dir(&code)?;
@@ -124,7 +132,7 @@ impl Walled {
             .timeout("10m")
             .concurrency(1)
             .set("memory", "\"1GiB\"");
-        let function = function.egress(&inspect).egress(&rule(Kind::Passthrough));
+        let function = function.egress(&rule);
         let project = settings.iter().fold(Project::new(), |project, (key, value)| project.set(key, value));
         let project = project.with(&function);
         let launch = Launch { state: Some(state.path().join("state")), ..Launch::default() };
