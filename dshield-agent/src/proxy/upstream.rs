@@ -31,7 +31,8 @@ use crate::instance::BoxFuture;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most servers close an idle connection after a minute.
 const POOL_IDLE: Duration = Duration::from_secs(50);
-const POOL_PER_HOST: usize = 64;
+/// As many as an instance has connections: one more would be closed after each request, and cost a handshake.
+const POOL_PER_HOST: usize = super::MAX_CONNECTIONS as usize;
 /// A wildcard rule has as many names as a function likes to make up, and each has idle connections.
 const MAX_CLIENTS: usize = 64;
 
