@@ -5,6 +5,7 @@
 //! * [`nameserver`]: a name server that gives every name one address.
 //! * [`agent`]: starts the real `dshield` binary with a policy, invokes functions, reads the log.
 //! * [`scene`]: the three together, as most tests need them.
+//! * [`namespace`]: network namespaces to put them in.
 //! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
 //! * [`script`]: a function that runs the Python code in its event.
 //! * [`client`], [`load`], [`wait`], [`requires`]: HTTP, keep-alive load, deadlines, skipping.
@@ -18,6 +19,7 @@ pub mod catalogue;
 pub mod client;
 pub mod load;
 pub mod nameserver;
+pub mod namespace;
 pub mod requires;
 pub mod scene;
 pub mod script;

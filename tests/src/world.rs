@@ -4,7 +4,7 @@
 //! ([`World::arrived`]), so nothing has to be answered to be noticed. Daemons that an attacker would like to reach
 //! run in the first one. Nothing of the real machine's network is touched, and all of it ends with the value.
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::IoSlice;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,13 +12,11 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, recv, sendmsg, setsockopt, socket,
@@ -27,6 +25,7 @@ use nix::sys::time::TimeVal;
 use tempfile::TempDir;
 
 use crate::catalogue::number;
+use crate::namespace::Namespace;
 use crate::wait;
 
 /// The machine's end of the cable.
@@ -40,7 +39,7 @@ type Arrivals = Arc<Mutex<BTreeSet<u8>>>;
 /// The two namespaces, the watcher and the daemons.
 #[derive(Debug)]
 pub struct World {
-    machine: Arc<File>,
+    machine: Namespace,
     folder: TempDir,
     abstract_name: String,
     port: u16,
@@ -54,23 +53,23 @@ impl World {
     #[must_use]
     pub fn make() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let (machine, outside) = (Arc::new(namespace()), namespace());
-        let (near, far) = (path(&machine), path(&outside));
+        let (machine, outside) = (Namespace::make(), Namespace::make());
+        let (near, far) = (&machine, outside.path());
         let steps = [
-            (&near, format!("ip link add {INTERFACE} type veth peer name in0")),
-            (&near, format!("ip link set in0 netns {far}")),
-            (&near, "ip link set lo up".to_owned()),
-            (&near, format!("ip address add 192.0.2.2/24 dev {INTERFACE}")),
-            (&near, format!("ip address add 2001:db8::2/64 dev {INTERFACE} nodad")),
-            (&near, format!("ip link set {INTERFACE} up")),
-            (&far, "ip address add 192.0.2.1/24 dev in0".to_owned()),
-            (&far, "ip address add 2001:db8::1/64 dev in0 nodad".to_owned()),
-            (&far, "ip link set in0 up".to_owned()),
-            (&near, "ip route add default via 192.0.2.1".to_owned()),
-            (&near, "ip -6 route add default via 2001:db8::1".to_owned()),
+            (near, format!("ip link add {INTERFACE} type veth peer name in0")),
+            (near, format!("ip link set in0 netns {far}")),
+            (near, "ip link set lo up".to_owned()),
+            (near, format!("ip address add 192.0.2.2/24 dev {INTERFACE}")),
+            (near, format!("ip address add 2001:db8::2/64 dev {INTERFACE} nodad")),
+            (near, format!("ip link set {INTERFACE} up")),
+            (&outside, "ip address add 192.0.2.1/24 dev in0".to_owned()),
+            (&outside, "ip address add 2001:db8::1/64 dev in0 nodad".to_owned()),
+            (&outside, "ip link set in0 up".to_owned()),
+            (near, "ip route add default via 192.0.2.1".to_owned()),
+            (near, "ip -6 route add default via 2001:db8::1".to_owned()),
         ];
         for (namespace, step) in steps {
-            run_in(namespace, &step);
+            namespace.run(&step);
         }
         let folder = tempfile::Builder::new().prefix("dshield-world-").tempdir().expect("a temporary folder");
         // What is in it is everybody's to see; only the machine's root may write.
@@ -80,7 +79,7 @@ impl World {
         let abstract_name = format!("dshield-world-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut world = Self { machine, folder, abstract_name, port: 0, arrivals, stop, threads: Vec::new() };
         let (seen, stop) = (Arc::clone(&world.arrivals), Arc::clone(&world.stop));
-        let frames = inside(&outside, open_frames);
+        let frames = outside.inside(open_frames);
         world.threads.push(std::thread::spawn(move || watch(&frames, &seen, &stop)));
         world.start_daemons();
         world
@@ -88,7 +87,7 @@ impl World {
 
     fn start_daemons(&mut self) {
         let name = SocketAddr::from_abstract_name(&self.abstract_name).expect("a short name");
-        let (hidden, listener, gift) = inside(&self.machine, move || {
+        let (hidden, listener, gift) = self.machine.inside(move || {
             // Anyone in the namespace may open an ICMP socket, as on most distributions.
             fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").expect("the namespace is ours");
             let gift = UdpSocket::bind("0.0.0.0:0").expect("a free port");
@@ -130,7 +129,7 @@ impl World {
     /// A command that runs the rest of its line on this machine; for [`crate::agent::Launch::wrapper`].
     #[must_use]
     pub fn wrapper(&self) -> Vec<String> {
-        vec!["nsenter".to_owned(), format!("--net={}", path(&self.machine))]
+        vec!["nsenter".to_owned(), format!("--net={}", self.machine.path())]
     }
 
     /// Where everything is, as environment variables for the attacker.
@@ -149,7 +148,7 @@ impl World {
 
     /// Runs `work` in a thread on this machine.
     pub fn on<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        inside(&self.machine, work)
+        self.machine.inside(work)
     }
 
     /// The numbers of the techniques of which something arrived outside, once everything that was on its way is there.
@@ -179,36 +178,6 @@ impl Drop for World {
             let _ = thread.join();
         }
     }
-}
-
-/// A new network namespace, which lives as long as the file is open.
-fn namespace() -> File {
-    let made = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root makes namespaces");
-        File::open("/proc/thread-self/ns/net").expect("/proc is mounted")
-    });
-    made.join().expect("the thread has told why")
-}
-
-fn path(namespace: &File) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd())
-}
-
-fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let enter = || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).expect("root enters namespaces");
-            work()
-        };
-        scope.spawn(enter).join().expect("the thread has told why")
-    })
-}
-
-fn run_in(namespace: &str, command: &str) {
-    let words = command.split(' ');
-    let output = Command::new("nsenter").arg(format!("--net={namespace}")).args(words).output();
-    let output = output.unwrap_or_else(|error| panic!("nsenter: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// packet(7): every frame of the namespace.

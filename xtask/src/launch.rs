@@ -1,7 +1,7 @@
 //! `cargo xtask demo` and `cargo xtask bench`: arguments flow in, a built program runs in our place, and its
 //! exit code flows out.
 use crate::{
-    cargo, setup,
+    cargo, peers, setup,
     shell::{self, Error},
 };
 use std::process::Command;
@@ -12,10 +12,17 @@ pub fn demo(arguments: &[&str]) -> Result<u8, Error> {
     program(&[], "debug", "demo", arguments)
 }
 
-/// Sets up, builds optimised, and measures.
+/// Sets up, builds optimised, and measures; `proxy --install` is ours, all else the program's.
 pub fn bench(arguments: &[&str]) -> Result<u8, Error> {
     setup::run()?;
-    program(&["--release"], "release", "bench", arguments)
+    let mut arguments = arguments.to_vec();
+    if let ["proxy", rest @ ..] = &arguments[..]
+        && let Some(place) = rest.iter().position(|argument| *argument == "--install")
+    {
+        arguments.remove(1 + place);
+        peers::install()?;
+    }
+    program(&["--release"], "release", "bench", &arguments)
 }
 
 fn program(options: &[&str], profile: &str, name: &str, arguments: &[&str]) -> Result<u8, Error> {

@@ -9,6 +9,7 @@ mod cargo;
 mod clients;
 mod launch;
 mod measure;
+mod peers;
 mod reproduce;
 mod setup;
 mod shell;
@@ -33,6 +34,9 @@ usage: cargo xtask <task>
                    run the tests on Debian's kernels in emulated machines (test does this too, where it can);
                    a test is the name of a test file or part of a test's name
   bench [args]     build optimised, then print timings beside the same work done without D-Shield
+  bench proxy [--install] [args]
+                   build optimised, then compare the proxy with HAProxy, nginx, Squid and mitmproxy; with --install
+                   install those first
   walls            attack an instance with each wall alone, in a guest, and write docs/explanation/walls.md
   reproduce        build the kernel objects in two more folders and compare (test does this too)
   measure [--json] SHA-256 of kernel objects, seccomp filters and agent

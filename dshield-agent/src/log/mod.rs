@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::thread;
 
 use dshield_common::log::entry::{Boot, Event, Isolation, Record};
+use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
@@ -116,11 +117,13 @@ impl Log {
         let boot = Boot { version, key: public_key_pem.clone(), sha256, isolation, memory_only, previous };
         writer.write_now(Record::agent(Event::Boot(boot)))?;
 
+        let failed = |error: std::io::Error| LogError::Failed { cause: error.to_string().into() };
+        let timer = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let (queue, commands) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("log-writer".to_owned())
-            .spawn(move || writer.run(commands))
-            .map_err(|error| LogError::Failed { cause: error.to_string().into() })?;
+            .spawn(move || writer.run(commands, &timer))
+            .map_err(failed)?;
         let shared = Shared { queue, failure, store, head, public_key_pem, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
     }

@@ -4,11 +4,13 @@
 //! its number. Whatever has queued up while the disk was busy becomes the next transaction (group commit), so a
 //! lone writer waits for nothing but its own commit and many writers share one.
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Entry, Event, Record};
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout_at;
 
 use super::clock::Clock;
 use super::error::LogError;
@@ -20,6 +22,10 @@ pub(super) const QUEUE: usize = 1024;
 /// What one transaction holds at most.
 const BATCH_ENTRIES: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
+
+/// How long a record that nobody waits for may wait for company: the end of a request for the beginning of the next
+/// one, so that a caller who sends one request after the other waits for one commit each time, not for two.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Tells a record's writer its number, or why it has none.
 pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
@@ -90,6 +96,29 @@ struct Batch {
     bytes: usize,
 }
 
+impl Batch {
+    fn full(&self) -> bool {
+        self.rows.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES
+    }
+
+    /// Whether somebody waits for its end.
+    fn awaited(&self) -> bool {
+        !self.settling.is_empty() || self.replies.iter().flatten().any(|reply| !reply.is_closed())
+    }
+
+    /// What belongs into it too: what has queued up, and, while nobody waits, what comes until `due`.
+    fn next(&self, queue: &mut mpsc::Receiver<Command>, timer: &Runtime, due: Instant) -> Option<Command> {
+        if self.full() {
+            return None;
+        }
+        let queued = queue.try_recv().ok();
+        if queued.is_some() || self.awaited() {
+            return queued;
+        }
+        timer.block_on(async { timeout_at(due.into(), queue.recv()).await }).ok().flatten()
+    }
+}
+
 impl Writer {
     /// Writes one entry at once.
     pub(super) fn write_now(&mut self, record: Record) -> Result<(), LogError> {
@@ -100,8 +129,9 @@ impl Writer {
     }
 
     /// Serves the queue until it is closed, then closes the store. After a failure it only refuses.
-    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+    pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>, timer: &Runtime) {
         while let Some(first) = queue.blocking_recv() {
+            let due = Instant::now() + LINGER;
             let mut batch = Batch::default();
             let mut command = Some(first);
             while let Some(received) = command {
@@ -110,8 +140,7 @@ impl Writer {
                     Command::Settle(waiting) => batch.settling.push(waiting),
                     Command::Close => queue.close(),
                 }
-                let full = batch.rows.len() >= BATCH_ENTRIES || batch.bytes >= BATCH_BYTES;
-                command = if full { None } else { queue.try_recv().ok() };
+                command = batch.next(&mut queue, timer, due);
             }
             let settling = std::mem::take(&mut batch.settling);
             self.commit(batch);

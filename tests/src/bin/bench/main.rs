@@ -2,6 +2,7 @@
 mod appends;
 mod egress;
 mod invoke;
+mod proxy;
 mod setup;
 mod table;
 
@@ -12,10 +13,13 @@ use dshield_tests::client::Error;
 use table::Row;
 
 const USAGE: &str = "usage: bench [--quick]
+       bench proxy [option]...
 
 Measures warm invocations, cold starts, setting up an instance, inspected keep-alive traffic and durable log
 appends, each beside the same work without D-Shield; setting up an instance beside bubblewrap, where Debian's package
-bubblewrap is installed. Needs root. About a minute and a half; with --quick about twenty seconds.";
+bubblewrap is installed. Needs root. About a minute and a half; with --quick about twenty seconds.
+
+`bench proxy` measures the proxy beside other proxies; `bench proxy --help` says more.";
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug)]
@@ -38,24 +42,37 @@ type Measure = fn(Effort) -> Result<Vec<Row>, Error>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let effort = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => FULL,
-        ["--quick"] => QUICK,
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => all(FULL),
+        ["--quick"] => all(QUICK),
+        ["proxy", ref rest @ ..] => proxy::run(rest),
         ["--help" | "-h"] => {
             println!("{USAGE}");
-            return ExitCode::SUCCESS;
+            ExitCode::SUCCESS
         }
         _ => {
             eprintln!("{USAGE}");
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("the benchmarks run the real agent, which takes root; run them with sudo");
-        return ExitCode::FAILURE;
     }
+}
+
+/// Whether measuring can begin; says why not, and what to make of the figures.
+fn ready() -> bool {
     if cfg!(debug_assertions) {
         eprintln!("this is a debug build: the figures say little; use `cargo xtask bench`");
+    }
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("the benchmarks run the real agent, which takes root; run them with sudo");
+    }
+    root
+}
+
+/// Everything but the comparison with other proxies.
+fn all(effort: Effort) -> ExitCode {
+    if !ready() {
+        return ExitCode::FAILURE;
     }
     let measures: [(&str, Measure); 5] = [
         ("warm invocations", invoke::warm),

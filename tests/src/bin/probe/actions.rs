@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dshield_tests::load::{self, Load};
+use dshield_tests::load;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
@@ -55,7 +55,7 @@ pub async fn act(event: &Value) -> Result<Value, Stop> {
         "udp" => udp(address(event)?, text(event, "send")?).await,
         "https" => crate::https::request(event).await,
         "run" => run(event).await,
-        "load" => drive(event).await,
+        "load" => step("load", load::measure(event, bundle()?).await),
         "connect_forever" => connect_forever(text(event, "host")?, text(event, "report")?).await,
         other => Err(Stop::Error(format!("unknown action {other:?}"))),
     }
@@ -106,22 +106,6 @@ async fn run(event: &Value) -> Result<Value, Stop> {
 /// The certificates that the sandbox offers to every program.
 pub fn bundle() -> Result<PathBuf, Stop> {
     std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).ok_or_else(|| Stop::Error("SSL_CERT_FILE is not set".into()))
-}
-
-async fn drive(event: &Value) -> Result<Value, Stop> {
-    let number = |field: &str, default: u64| event[field].as_u64().unwrap_or(default);
-    let load = Load {
-        host: text(event, "host")?.to_owned(),
-        // To go past D-Shield, for comparison.
-        address: if event["address"].is_string() { Some(address(event)?) } else { None },
-        port: 443,
-        bundle: bundle()?,
-        path: text(event, "path")?.to_owned(),
-        body_bytes: usize::try_from(number("body_bytes", 0)).unwrap_or(0),
-        connections: usize::try_from(number("connections", 1)).unwrap_or(1),
-        duration: Duration::from_millis(number("ms", 1000)),
-    };
-    Ok(step("load", load::run(load).await)?.to_json())
 }
 
 /// Connects again and again, and writes one line for each attempt to the file `report`: when it began
