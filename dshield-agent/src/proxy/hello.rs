@@ -25,8 +25,8 @@ const CLIENT_HELLO: u8 = 1;
 /// RFC 6066, section 3.
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
-/// RFC 9849: Encrypted Client Hello.
-const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+/// RFC 9849: Encrypted Client Hello; and those of its drafts that servers have spoken, ESNI first.
+const ENCRYPTED_CLIENT_HELLO: [u16; 7] = [0xfe0d, 0xffce, 0xfe08, 0xfe09, 0xfe0a, 0xfe0b, 0xfe0c];
 
 /// What a client said first.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ fn parse(message: &[u8]) -> Result<Hello, HelloError> {
         seen.push(kind);
         match kind {
             SERVER_NAME => found.server_name = Some(server_name(content)?),
-            ENCRYPTED_CLIENT_HELLO => found.encrypted = true,
+            kind if ENCRYPTED_CLIENT_HELLO.contains(&kind) => found.encrypted = true,
             _ => {}
         }
     }
@@ -299,8 +299,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_encrypted_hello_is_seen_and_one_without_a_name_too() {
-        let bytes = with_extension(&hello("outer.example"), ENCRYPTED_CLIENT_HELLO, &[0; 200]);
-        assert!(read_all(&bytes).await.unwrap().0.encrypted);
+        for kind in [0xfe0d, 0xfe0a, 0xffce] {
+            let bytes = with_extension(&hello("outer.example"), kind, &[0; 200]);
+            assert!(read_all(&bytes).await.unwrap().0.encrypted, "{kind:x}");
+        }
         assert_eq!(read_all(&hello("192.0.2.1")).await.unwrap().0, Hello { server_name: None, encrypted: false });
     }
 
