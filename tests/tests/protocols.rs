@@ -230,8 +230,10 @@ else:
         let answer = run_with(&agent, "f", fronted, json!({"head": head}));
         assert!(answer.as_str().is_some_and(|answer| answer.starts_with(&outcome[..8])), "{head:?}: {answer}");
     }
-    let log = refusal(&agent, "tls", "sni_mismatch");
-    assert!(log.refused("f").iter().any(|refused| refused.reason == "name_not_allowed"), "{log}");
+    let _ = refusal(&agent, "tls", "sni_mismatch");
+    let log = refusal(&agent, "connect", "proxy_request_invalid");
+    let of = |reason: &str| log.refused("f").iter().filter(|refused| refused.reason == reason).count();
+    assert_eq!((of("name_not_allowed"), of("proxy_request_invalid")), (2, 6), "{log}");
     let paths = |standin: &Standin| standin.seen().into_iter().map(|seen| seen.path).collect::<Vec<_>>();
     assert_eq!(
         (paths(&standin), paths(&plain)),

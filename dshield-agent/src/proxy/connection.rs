@@ -71,7 +71,7 @@ impl Flow {
     pub(super) async fn follow(self, route: Route, mut stream: Counted<TcpStream>, requests: Requests) {
         if route.tls() != TlsMode::None {
             match self.hello(&route, &mut stream).await {
-                Ok(bytes) => stream = stream.with_prefix(bytes),
+                Ok(bytes) => stream = stream.again(bytes),
                 Err(None) => return,
                 Err(Some(refused)) => {
                     self.context.refusals.report(*refused);
