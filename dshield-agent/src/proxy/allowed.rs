@@ -40,12 +40,14 @@ impl Allowed {
         };
         let record = Record { subject: context.instance.subject(), event: Event::Connect(connect) };
         let pending = context.log.enqueue(record).await?;
+        // It has its close entry from here on, should the function leave while the disk is busy.
+        let allowed = Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() };
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
-        if !(route.has_requests() && context.log_level == LogLevel::Request) {
+        if !(allowed.route.has_requests() && allowed.context.log_level == LogLevel::Request) {
             pending.durable().await?;
         }
-        Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() }))
+        Ok(Arc::new(allowed))
     }
 
     /// Notes why it ends, unless in the ordinary way.
