@@ -195,7 +195,7 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
 }
 
 async fn pass_through(allowed: &Allowed, stream: Counted<TcpStream>) -> Result<(), String> {
-    let upstream = match allowed.context.egress.upstream.dial(&allowed.route).await {
+    let upstream = match allowed.context.upstream.dial(&allowed.route).await {
         Ok(upstream) => upstream,
         Err(error) => {
             allowed.refuse_upstream(&error);

@@ -66,12 +66,12 @@ pub struct Proxy {
     connections: Arc<AtomicU64>,
 }
 
-/// What all instances of one function share: its policy and its connections upstream.
+/// What all instances of one function share: its policy, with what that counts and asks.
 #[derive(Debug)]
 pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
     log_level: LogLevel,
-    upstream: Upstream,
+    resolver: Arc<Resolver>,
     /// What its rules inject.
     secrets: Arc<Secrets>,
     limits: Limits,
@@ -83,6 +83,8 @@ pub struct FunctionEgress {
 struct Context {
     instance: Arc<Instance>,
     egress: Arc<FunctionEgress>,
+    /// Its own: what one instance leaves unread holds up no other on a connection that both use.
+    upstream: Upstream,
     refusals: Arc<Refusals>,
     names: Names,
     /// Whether the instance has IPv6.
@@ -128,9 +130,9 @@ impl Proxy {
         secrets: Arc<Secrets>,
         connections: usize,
     ) -> std::io::Result<Arc<FunctionEgress>> {
-        let upstream = Upstream::new(self.resolver(&policy.resolver)?);
+        let resolver = self.resolver(&policy.resolver)?;
         let (limits, log_level) = (Limits::new(&function), policy.log_level);
-        Ok(Arc::new(FunctionEgress { policy: function, log_level, upstream, secrets, limits, connections }))
+        Ok(Arc::new(FunctionEgress { policy: function, log_level, resolver, secrets, limits, connections }))
     }
 
     fn resolver(&self, from: &UpstreamResolver) -> std::io::Result<Arc<Resolver>> {
@@ -159,9 +161,11 @@ impl Proxy {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
         let free = Arc::new(Semaphore::new(egress.connections));
+        let upstream = Upstream::new(egress.resolver.clone());
         let context = Arc::new(Context {
             instance,
             egress,
+            upstream,
             refusals,
             names: Names::default(),
             ipv6,

@@ -84,7 +84,7 @@ impl UpstreamError {
     }
 }
 
-/// One function's way upstream: HTTP clients with their pools, one for each rule and name.
+/// One instance's way upstream: HTTP clients with their pools, one for each rule and name.
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolver: Arc<Resolver>,

@@ -48,8 +48,7 @@ pub(super) async fn request(
     let tunnel = tunnels.and_then(|tasks| Some((tasks, Wanted::take(&mut request)?)));
     let dialect = if tunnel.is_some() { Dialect::Http1 } else { Dialect::Any };
     let result = async {
-        let upstream = &connection.context.egress.upstream;
-        let client = upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
+        let client = connection.context.upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
         let mut request = remake(connection, request, &exchange, rule);
         if let Some((_, wanted)) = &tunnel {
             wanted.ask(request.headers_mut());
