@@ -142,3 +142,25 @@ fn an_agent_that_is_told_to_stop_lets_requests_end() {
     let answer = asked.join().expect("it does not panic").expect("there is an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "200"));
 }
+
+/// Below a wildcard a function makes names up, and each had idle connections of its own.
+#[test]
+fn connections_that_nobody_uses_any_more_are_few() {
+    let standin = Standin::start_as(&["*.w.example"]);
+    let rule = Egress::to("*.w.example").pinned(&standin);
+    let Some((_project, agent)) = agent(&[script::function("f").egress(&rule)]) else { return };
+    let code = "
+from concurrent.futures import ThreadPoolExecutor
+def one(name):
+    return ask(secure(name), 'GET', '/slow', name)['status']
+with ThreadPoolExecutor(60) as pool:
+    answer = [sorted(set(pool.map(one, [f'n{i}.w.example'] * 60))) for i in range(5)]
+";
+    assert_eq!(run_with(&agent, "f", "answer = 1", json!({})), 1);
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("it runs").count();
+    let before = open();
+    assert_eq!(run_with(&agent, "f", code, json!({})), json!(vec![[200]; 5]));
+    // Those that the function had open are on their way out.
+    let few = || (open() < before + 100).then_some(());
+    dshield_tests::wait::until("all but a few connections to be closed", few);
+}

@@ -161,7 +161,7 @@ impl Proxy {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
         let free = Arc::new(Semaphore::new(egress.connections));
-        let upstream = Upstream::new(egress.resolver.clone());
+        let upstream = Upstream::new(egress.resolver.clone(), egress.connections);
         let context = Arc::new(Context {
             instance,
             egress,
@@ -232,6 +232,8 @@ const MIN_CONNECTIONS: u64 = 16;
 const OWN_DESCRIPTORS: u64 = 1536;
 /// … and for an instance without connections.
 const INSTANCE_DESCRIPTORS: u64 = 48;
+/// A connection has one on either side, and may leave an idle one upstream.
+const CONNECTION_DESCRIPTORS: u64 = 3;
 
 /// How many connections each instance may have at a time, so that those of all `instances` leave the agent descriptors
 /// to work with, when it may have so many.
@@ -240,15 +242,14 @@ const INSTANCE_DESCRIPTORS: u64 = 48;
 /// It is the least, and may be too much.
 pub fn fair_share(descriptors: u64, instances: u64) -> Result<usize, usize> {
     let each = (descriptors.saturating_sub(OWN_DESCRIPTORS) / instances.max(1)).saturating_sub(INSTANCE_DESCRIPTORS);
-    // Each has one on either side.
-    let share = (each / 2).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
-    if each / 2 < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
+    let share = (each / CONNECTION_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
+    if each / CONNECTION_DESCRIPTORS < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
 }
 
 /// How many instances may run at once under such a limit of descriptors, each with the fewest connections.
 #[must_use]
 pub fn most_instances(descriptors: u64) -> u64 {
-    descriptors.saturating_sub(OWN_DESCRIPTORS) / (INSTANCE_DESCRIPTORS + 2 * MIN_CONNECTIONS)
+    descriptors.saturating_sub(OWN_DESCRIPTORS) / (INSTANCE_DESCRIPTORS + CONNECTION_DESCRIPTORS * MIN_CONNECTIONS)
 }
 
 async fn accept<F>(
@@ -295,7 +296,9 @@ mod tests {
         for (descriptors, instances) in [(4096, 12), (20_000, 68), (524_288, 1000), (1_048_576, 4)] {
             let share = fair_share(descriptors, instances).unwrap() as u64;
             assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&share));
-            assert!(instances * (2 * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors);
+            assert!(
+                instances * (CONNECTION_DESCRIPTORS * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors
+            );
         }
         for descriptors in [2048, 4096, 20_000] {
             let most = most_instances(descriptors);

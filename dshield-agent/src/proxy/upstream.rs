@@ -30,9 +30,8 @@ use crate::instance::BoxFuture;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most servers close an idle connection after a minute.
 const POOL_IDLE: Duration = Duration::from_secs(50);
-const POOL_PER_HOST: usize = 64;
-/// A wildcard rule has as many names as a function likes to make up, and each has idle connections.
-const MAX_CLIENTS: usize = 64;
+/// Idle connections of one client. A wildcard rule has as many names as a function likes to make up, and each has a client.
+const IDLE_PER_CLIENT: usize = 8;
 
 /// RFC 7301's names.
 const HTTP1: &[u8] = b"http/1.1";
@@ -90,6 +89,7 @@ pub(super) struct Upstream {
     resolver: Arc<Resolver>,
     /// By rule, destination, port and dialect, so that no request ever travels on a connection that another rule made.
     clients: Mutex<HashMap<(String, Destination, u16, Dialect), HttpClient>>,
+    most_clients: usize,
 }
 
 /// Which versions of HTTP a client may speak.
@@ -115,8 +115,9 @@ impl Dialect {
 pub(super) type HttpClient = Client<Connector, Body>;
 
 impl Upstream {
-    pub(super) fn new(resolver: Arc<Resolver>) -> Self {
-        Self { resolver, clients: Mutex::default() }
+    /// With so many idle connections at most.
+    pub(super) fn new(resolver: Arc<Resolver>, idle: usize) -> Self {
+        Self { resolver, clients: Mutex::default(), most_clients: (idle / IDLE_PER_CLIENT).max(1) }
     }
 
     /// Opens a TCP connection for a decided route; for `passthrough`.
@@ -141,7 +142,7 @@ impl Upstream {
         };
         let client = Client::builder(TokioExecutor::new())
             .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_PER_HOST)
+            .pool_max_idle_per_host(IDLE_PER_CLIENT)
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
             .http1_max_buf_size(READ_BYTES)
@@ -151,7 +152,7 @@ impl Upstream {
             .http2_max_send_buf_size(SEND_BYTES)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .build(connector);
-        if clients.len() >= MAX_CLIENTS {
+        if clients.len() >= self.most_clients {
             // Closes their idle connections; requests under way have a handle of their own.
             clients.clear();
         }
@@ -298,12 +299,12 @@ mod tests {
         let text = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"f\"\n\
                     [[function.egress]]\nhost = \"*.w.example\"\n";
         let deployment = Deployment::parse(text, &mut |_| unreachable!()).unwrap();
-        let upstream = Upstream::new(Arc::new(Resolver::new(&UpstreamResolver::System).unwrap()));
-        for i in 0..=2 * MAX_CLIENTS {
+        let upstream = Upstream::new(Arc::new(Resolver::new(&UpstreamResolver::System).unwrap()), 80);
+        for i in 0..100 {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
             let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();
             let _ = upstream.client(&route, Dialect::Any).unwrap();
         }
-        assert!(upstream.clients.lock().unwrap().len() <= MAX_CLIENTS);
+        assert!(upstream.clients.lock().unwrap().len() * IDLE_PER_CLIENT <= 80);
     }
 }
