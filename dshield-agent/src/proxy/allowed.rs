@@ -65,6 +65,12 @@ impl Allowed {
         }
     }
 
+    /// Writes into the log that a later hello was not the first one's.
+    pub(super) fn refuse_hello(&self, error: &std::io::Error) {
+        let detail = format!("tls to {}: {error}", self.route.to);
+        self.context.refusals.report(self.refused("tls", "sni_mismatch", detail, self.route.rule_id()));
+    }
+
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.
     pub(super) async fn refuse(&self, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Option<u64> {
         let refused = Refused { attempt: Some(attempt), ..self.refused("http", reason, detail, rule) };

@@ -59,6 +59,12 @@ impl<S> Counted<S> {
     }
 }
 
+impl<S> AsRef<S> for Counted<S> {
+    fn as_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.prefix.has_remaining() {

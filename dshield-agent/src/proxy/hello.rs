@@ -9,6 +9,10 @@ use bytes::{Bytes, BytesMut};
 use dshield_common::name::HostName;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+pub(super) use self::again::{OtherHello, SameHello};
+
+mod again;
+
 /// A hello larger than this is refused; the largest real ones, with post-quantum keys, stay below 4 KiB.
 const MAX_BYTES: usize = 64 << 10;
 /// How long a client may take to send it.
@@ -227,7 +231,7 @@ mod tests {
     use super::*;
 
     /// What rustls says first to this name.
-    fn hello(name: &str) -> Vec<u8> {
+    pub(super) fn hello(name: &str) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
@@ -238,7 +242,7 @@ mod tests {
     }
 
     /// The same message in records of so many bytes.
-    fn in_records(bytes: &[u8], size: usize) -> Vec<u8> {
+    pub(super) fn in_records(bytes: &[u8], size: usize) -> Vec<u8> {
         let records = bytes[RECORD_HEADER..].chunks(size);
         records.flat_map(|part| [&[HANDSHAKE, 3, 1, 0, u8::try_from(part.len()).unwrap()], part].concat()).collect()
     }
