@@ -230,8 +230,10 @@ else:
         let answer = run_with(&agent, "f", fronted, json!({"head": head}));
         assert!(answer.as_str().is_some_and(|answer| answer.starts_with(&outcome[..8])), "{head:?}: {answer}");
     }
-    let log = refusal(&agent, "tls", "sni_mismatch");
-    assert!(log.refused("f").iter().any(|refused| refused.reason == "name_not_allowed"), "{log}");
+    let _ = refusal(&agent, "tls", "sni_mismatch");
+    let log = refusal(&agent, "connect", "proxy_request_invalid");
+    let of = |reason: &str| log.refused("f").iter().filter(|refused| refused.reason == reason).count();
+    assert_eq!((of("name_not_allowed"), of("proxy_request_invalid")), (2, 6), "{log}");
     let paths = |standin: &Standin| standin.seen().into_iter().map(|seen| seen.path).collect::<Vec<_>>();
     assert_eq!(
         (paths(&standin), paths(&plain)),
@@ -366,4 +368,33 @@ fn a_hello_that_hides_another_is_not_passed_through() {
     let answer = run_with(&agent, "f", ENCRYPTED_HELLO, json!({"host": NAME, "type": 0xfafa}));
     assert_eq!(answer[0], 22, "{answer}");
     assert_eq!(standin.connections(), 1);
+}
+
+/// One HTTP/2 connection has one window for all of its streams.
+#[test]
+fn an_instance_that_does_not_read_its_answers_does_not_hold_up_the_others() {
+    let upstream = Versions::start(NAME, &["h2"]);
+    let (rule, _ca) = rule_for(&upstream);
+    let Some((_project, agent)) = agent(&[rule]) else { return };
+    let code = "
+kept = []
+for _ in range(8):
+    stream = secure(event['host'])
+    stream.sendall(f\"GET /large HTTP/1.1\\r\\nHost: {event['host']}\\r\\n\\r\\n\".encode())
+    kept.append(stream)
+time.sleep(12)
+answer = 1
+";
+    let unread = agent.invoke_aside("f", &json!({"code": code, "host": NAME}));
+    let arrived = || (upstream.seen().len() == 8).then_some(());
+    dshield_tests::wait::until("the answers that nobody reads", arrived);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let code = "
+started = time.time()
+answer = [len(ask(secure(event['host']), 'GET', '/large', event['host'])['body']), time.time() - started]
+";
+    let answer = run_with(&agent, "f", code, json!({"host": NAME}));
+    assert_eq!(answer[0], 8 << 20, "{answer}");
+    assert!(answer[1].as_f64().is_some_and(|seconds| seconds < 5.0), "{answer}");
+    let _ = unread.join();
 }

@@ -384,3 +384,31 @@ fn the_unspecified_and_the_metadata_address_are_no_way_out() {
     }
     scene.expect_silence();
 }
+
+/// A server that wants another key share asks for a second hello, and some go by the name in that one.
+#[test]
+fn passthrough_with_another_name_in_a_later_hello_is_refused_and_that_does_not_arrive() {
+    let standin = Standin::start();
+    let Some((_project, agent)) = agent(&[Egress::to(NAME).tls("passthrough").resolve(&standin)]) else { return };
+    let code = "
+def hello(name):
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=name)
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return outgoing.read()
+stream = socket.create_connection((event['host'], 443), timeout=10)
+stream.sendall(hello(event['host']) + b'\\x14\\x03\\x03\\0\\x01\\x01' + hello('attacker.example'))
+answer = 0
+try:
+    while more := stream.recv(4096):
+        answer += len(more)
+except ConnectionResetError:
+    pass
+";
+    let _ = run_with(&agent, "f", code, json!({"host": NAME}));
+    let log = refusal(&agent, "tls", "sni_mismatch");
+    assert!(log.refused("f")[0].connection.is_some(), "{log}");
+    assert_eq!(standin.connections(), 1);
+}

@@ -63,8 +63,7 @@ impl Launch {
         &self.stock
     }
 
-    /// The launcher of one function of `policy` with so many instances, each of which may have so many connections at a
-    /// time.
+    /// The launcher of one function of `policy`, each of whose instances may have so many connections at a time.
     ///
     /// # Errors
     /// As [`Proxy::function`].
@@ -74,10 +73,9 @@ impl Launch {
         policy: &Policy,
         secrets: Arc<Secrets>,
         connections: usize,
-        instances: usize,
     ) -> std::io::Result<Launcher> {
         let this = self.clone();
-        let egress = this.proxy.function(function, policy, secrets, connections, instances)?;
+        let egress = this.proxy.function(function, policy, secrets, connections)?;
         Ok(Arc::new(move |function| {
             let (this, egress) = (this.clone(), egress.clone());
             Box::pin(async move { this.launch(&function, egress).await })

@@ -254,9 +254,7 @@ impl Agent {
         let connections = connections_each(config);
         let mut launchers = Vec::with_capacity(config.functions.len());
         for function in &config.functions {
-            let instances = function.spec.concurrency as usize;
-            let launcher =
-                self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections, instances);
+            let launcher = self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections);
             launchers.push((function, launcher.map_err(StartError::Resolver)?));
         }
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;

@@ -40,12 +40,14 @@ impl Allowed {
         };
         let record = Record { subject: context.instance.subject(), event: Event::Connect(connect) };
         let pending = context.log.enqueue(record).await?;
+        // It has its close entry from here on, should the function leave while the disk is busy.
+        let allowed = Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() };
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
-        if !(route.has_requests() && context.log_level == LogLevel::Request) {
+        if !(allowed.route.has_requests() && allowed.context.log_level == LogLevel::Request) {
             pending.durable().await?;
         }
-        Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() }))
+        Ok(Arc::new(allowed))
     }
 
     /// Notes why it ends, unless in the ordinary way.
@@ -61,6 +63,12 @@ impl Allowed {
         if let Some(reason) = error.refusal() {
             self.context.refusals.report(self.refused("upstream", reason, error.to_string(), self.route.rule_id()));
         }
+    }
+
+    /// Writes into the log that a later hello was not the first one's.
+    pub(super) fn refuse_hello(&self, error: &std::io::Error) {
+        let detail = format!("tls to {}: {error}", self.route.to);
+        self.context.refusals.report(self.refused("tls", "sni_mismatch", detail, self.route.rule_id()));
     }
 
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.

@@ -28,25 +28,30 @@ pub(super) fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body that passes, counted into `count`, with an error beyond `limit` bytes; `done` is dropped when
-/// the body is through or given up.
-pub(super) fn passing<D: Send + Unpin + 'static>(
+/// Whom a body belongs to: told when it breaks off, and dropped when it is through or given up.
+pub(super) trait Owner: Send + Unpin + 'static {
+    /// It ends before its end.
+    fn broke_off(&self, error: &BodyError);
+}
+
+/// A body that passes, counted into `count`, with an error beyond `limit` bytes.
+pub(super) fn passing<O: Owner>(
     body: Incoming,
     count: Arc<AtomicU64>,
     limit: Option<u64>,
     trailers: fn(&HeaderName) -> bool,
-    done: D,
+    owner: O,
 ) -> Body {
-    Passing { body, count, limit, trailers, _done: done }.boxed_unsync()
+    Passing { body, count, limit, trailers, owner }.boxed_unsync()
 }
 
-struct Passing<D> {
+struct Passing<O> {
     body: Incoming,
     count: Arc<AtomicU64>,
     limit: Option<u64>,
     /// Which trailers go on: a field that no rule has seen must not come in by the back.
     trailers: fn(&HeaderName) -> bool,
-    _done: D,
+    owner: O,
 }
 
 /// A drained map names a field once for all of its values.
@@ -58,15 +63,9 @@ fn with_its_name(
     last.clone().map(|name| (name, value))
 }
 
-impl<D: Unpin> HttpBody for Passing<D> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
-        let mut frame = frame?;
-        let length = match (frame.data_ref(), this.trailers) {
+impl<O> Passing<O> {
+    fn judge(&self, mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let length = match (frame.data_ref(), self.trailers) {
             (Some(data), _) => data.len() as u64,
             (None, may_pass) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -75,11 +74,23 @@ impl<D: Unpin> HttpBody for Passing<D> {
                 0
             }
         };
-        let total = this.count.fetch_add(length, Ordering::Relaxed) + length;
-        match this.limit {
-            Some(limit) if total > limit => Poll::Ready(Some(Err(BodyError::TooLarge(limit)))),
-            _ => Poll::Ready(Some(Ok(frame))),
+        let total = self.count.fetch_add(length, Ordering::Relaxed) + length;
+        match self.limit {
+            Some(limit) if total > limit => Err(BodyError::TooLarge(limit)),
+            _ => Ok(frame),
         }
+    }
+}
+
+impl<O: Owner> HttpBody for Passing<O> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        let judged = frame.map_err(BodyError::from).and_then(|frame| this.judge(frame));
+        Poll::Ready(Some(judged.inspect_err(|error| this.owner.broke_off(error))))
     }
 
     fn is_end_stream(&self) -> bool {

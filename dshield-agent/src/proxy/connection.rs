@@ -7,13 +7,13 @@ use bytes::Bytes;
 use dshield_common::destination::Destination;
 use dshield_common::log::entry::{Attempt, Process, Refused};
 use dshield_common::policy::{Denied, Protocol, Route, TlsMode};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::allowed::Allowed;
 use super::counted::{Counted, Counters};
-use super::hello::{self, Hello, HelloError};
+use super::hello::{self, Hello, HelloError, OtherHello, SameHello};
 use super::limits::Place;
 use super::{Context, NO_RULE, deny, http, relay};
 
@@ -71,7 +71,7 @@ impl Flow {
     pub(super) async fn follow(self, route: Route, mut stream: Counted<TcpStream>, requests: Requests) {
         if route.tls() != TlsMode::None {
             match self.hello(&route, &mut stream).await {
-                Ok(bytes) => stream = stream.with_prefix(bytes),
+                Ok(bytes) => stream = stream.again(bytes),
                 Err(None) => return,
                 Err(Some(refused)) => {
                     self.context.refusals.report(*refused);
@@ -151,7 +151,10 @@ async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Co
         match (allowed.route.tls(), allowed.route.protocol()) {
             (TlsMode::Inspect, _) => inspect(allowed, stream).await,
             (TlsMode::None, Protocol::Http) => http::serve_http1(stream, allowed, requests).await,
-            (TlsMode::Passthrough, _) | (TlsMode::None, Protocol::Tcp) => pass_through(allowed, stream).await,
+            (TlsMode::Passthrough, _) => {
+                pass_through(allowed, SameHello::new(stream, allowed.route.to.name().cloned())).await
+            }
+            (TlsMode::None, Protocol::Tcp) => pass_through(allowed, stream).await,
         }
     };
     let result = tokio::select! {
@@ -194,16 +197,24 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
     }
 }
 
-async fn pass_through(allowed: &Allowed, stream: Counted<TcpStream>) -> Result<(), String> {
-    let (upstream, _place) = match allowed.context.egress.upstream.dial(&allowed.route).await {
+async fn pass_through<S>(allowed: &Allowed, stream: S) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + AsRef<TcpStream> + Unpin,
+{
+    let (upstream, _place) = match allowed.context.upstream.dial(&allowed.route).await {
         Ok(upstream) => upstream,
         Err(error) => {
             allowed.refuse_upstream(&error);
-            deny::reset(stream.get_ref());
+            deny::reset(stream.as_ref());
             return Err(error.to_string());
         }
     };
-    relay::run(stream, upstream).await.map_err(|error| error.to_string())
+    relay::run(stream, upstream).await.map_err(|error| {
+        if error.get_ref().is_some_and(|error| error.is::<OtherHello>()) {
+            allowed.refuse_hello(&error);
+        }
+        error.to_string()
+    })
 }
 
 /// IPv4 connections arrive on a dual-stack socket with mapped addresses.

@@ -38,9 +38,16 @@ impl<S> Counted<S> {
         Self { stream, prefix: Bytes::new(), counters }
     }
 
-    /// The same stream, which yields `prefix` again before anything new.
-    pub(super) fn with_prefix(self, prefix: Bytes) -> Self {
+    /// The same stream, which yields `read`, what was read from it last, again before anything else.
+    pub(super) fn again(self, read: Bytes) -> Self {
+        let prefix = if self.prefix.is_empty() { read } else { [read, self.prefix].concat().into() };
         Self { prefix, ..self }
+    }
+
+    /// The same stream, which yields `first`, read from it before anybody counted, before anything else.
+    pub(super) fn beginning_with(self, first: Bytes) -> Self {
+        self.counters.read.fetch_add(first.len() as u64, Ordering::Relaxed);
+        self.again(first)
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -48,6 +55,12 @@ impl<S> Counted<S> {
     }
 
     pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+}
+
+impl<S> AsRef<S> for Counted<S> {
+    fn as_ref(&self) -> &S {
         &self.stream
     }
 }
@@ -97,5 +110,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    /// What stood behind the part that was looked at was lost.
+    #[tokio::test]
+    async fn every_byte_comes_once_and_counts_once_however_often_its_beginning_is_read() {
+        let mut stream = Counted::new(&b"three"[..], Arc::default()).beginning_with(Bytes::from_static(b"one two "));
+        let mut looked = [0; 4];
+        stream.read_exact(&mut looked).await.unwrap();
+        let mut stream = stream.again(Bytes::copy_from_slice(&looked));
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        assert_eq!((all.as_str(), stream.counters().totals()), ("one two three", (13, 0)));
     }
 }

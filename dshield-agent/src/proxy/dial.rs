@@ -19,6 +19,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long an attempt is alone before the next address is tried beside it (RFC 8305, section 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// How many addresses of one name are tried: whoever answers for a name makes no list of strangers to knock at.
+const MOST_ADDRESSES: usize = 16;
+
 /// An address that the policy or the public internet vouches for. Made by [`judge`] and [`addresses`] only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Judged(SocketAddr);
@@ -57,7 +60,9 @@ fn judge(name: &str, found: Vec<IpAddr>, port: u16) -> Result<Vec<Judged>, Upstr
         Some(why) => Err(UpstreamError::SpecialPurpose { name: name.to_owned(), address, why }),
         None => Ok(Judged(SocketAddr::new(address, port))),
     });
-    judged.collect()
+    let mut judged: Vec<Judged> = judged.collect::<Result<_, _>>()?;
+    judged.truncate(MOST_ADDRESSES);
+    Ok(judged)
 }
 
 /// IPv6 and IPv4 in turn, IPv6 first (RFC 8305, section 4); otherwise in the order found.
@@ -160,6 +165,15 @@ mod tests {
             let error = judge("a.example", found, 443).unwrap_err();
             assert_eq!(error.refusal(), Some("special_purpose_address"), "{special}");
         }
+    }
+
+    #[test]
+    fn of_a_long_answer_all_is_judged_and_its_beginning_tried() {
+        let mut found: Vec<IpAddr> = (1..=40).map(|i| IpAddr::from([9, 9, 9, i])).collect();
+        let judged = judge("a.example", found.clone(), 443).unwrap();
+        assert_eq!((judged.len(), judged[0].0.ip()), (MOST_ADDRESSES, found[0]));
+        found.push("127.0.0.1".parse().unwrap());
+        assert!(judge("a.example", found, 443).is_err());
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::http::StatusCode;
 use bytes::{Buf, BytesMut};
 use dshield_common::destination::{AuthorityError, Destination};
+use dshield_common::log::entry::{Process, Refused};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,6 +19,8 @@ use super::counted::Counted;
 use super::http::{self, Answer, Head, Violation};
 use super::{Context, NO_RULE};
 
+/// The reason where it cannot be read what a client asks for.
+const INVALID: &str = "proxy_request_invalid";
 /// How long, and how much, a client may go on sending what nobody reads any more.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 4 << 20;
@@ -67,7 +70,10 @@ pub(super) async fn handle(mut stream: TcpStream, peer: SocketAddr, context: Arc
     let asked = head.map_err(AskError::from).and_then(|end| Ok((Asked::read(&bytes[..end])?, end)));
     let (Asked { to, port, way }, end) = match asked {
         Ok(asked) => asked,
-        Err(error) => return end_with(stream, &error.answer()).await,
+        Err(error) => {
+            let seq = context.refusals.report_numbered(error.refused(process)).await;
+            return end_with(stream, &error.answer(seq)).await;
+        }
     };
     let flow = Flow { context, to, port, process };
     let route = match flow.route() {
@@ -88,7 +94,7 @@ pub(super) async fn handle(mut stream: TcpStream, peer: SocketAddr, context: Arc
         // A flow has one destination, and the next request may name another.
         Way::Request => Requests::One,
     };
-    let stream = Counted::new(stream, Arc::default()).with_prefix(bytes.freeze());
+    let stream = Counted::new(stream, Arc::default()).beginning_with(bytes.freeze());
     flow.follow(route, stream, requests).await;
 }
 
@@ -134,15 +140,29 @@ fn parse(authority: &[u8]) -> Result<(Destination, Option<u16>), AskError> {
 }
 
 impl AskError {
-    fn answer(&self) -> Answer {
+    /// Nobody knows where it wanted to go. It wanted out all the same.
+    fn refused(&self, process: Option<Process>) -> Refused {
+        Refused {
+            layer: "connect".to_owned(),
+            reason: INVALID.to_owned(),
+            detail: format!("explicit proxy: {self}"),
+            rule: NO_RULE.to_owned(),
+            connection: None,
+            attempt: None,
+            process,
+            count: None,
+        }
+    }
+
+    fn answer(&self, seq: Option<u64>) -> Answer {
         Answer {
             status: StatusCode::BAD_REQUEST,
-            reason: "proxy_request_invalid",
+            reason: INVALID,
             error: self.to_string(),
             rule: NO_RULE.to_owned(),
             hint: "send CONNECT host:port, or a request for http://host/; or do without a proxy, none is needed here"
                 .to_owned(),
-            seq: None,
+            seq,
         }
     }
 }

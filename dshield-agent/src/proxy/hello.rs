@@ -9,6 +9,10 @@ use bytes::{Bytes, BytesMut};
 use dshield_common::name::HostName;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+pub(super) use self::again::{OtherHello, SameHello};
+
+mod again;
+
 /// A hello larger than this is refused; the largest real ones, with post-quantum keys, stay below 4 KiB.
 const MAX_BYTES: usize = 64 << 10;
 /// How long a client may take to send it.
@@ -25,8 +29,8 @@ const CLIENT_HELLO: u8 = 1;
 /// RFC 6066, section 3.
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
-/// RFC 9849: Encrypted Client Hello.
-const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+/// RFC 9849: Encrypted Client Hello; and those of its drafts that servers have spoken, ESNI first.
+const ENCRYPTED_CLIENT_HELLO: [u16; 7] = [0xfe0d, 0xffce, 0xfe08, 0xfe09, 0xfe0a, 0xfe0b, 0xfe0c];
 
 /// What a client said first.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,7 +153,7 @@ fn parse(message: &[u8]) -> Result<Hello, HelloError> {
         seen.push(kind);
         match kind {
             SERVER_NAME => found.server_name = Some(server_name(content)?),
-            ENCRYPTED_CLIENT_HELLO => found.encrypted = true,
+            kind if ENCRYPTED_CLIENT_HELLO.contains(&kind) => found.encrypted = true,
             _ => {}
         }
     }
@@ -227,7 +231,7 @@ mod tests {
     use super::*;
 
     /// What rustls says first to this name.
-    fn hello(name: &str) -> Vec<u8> {
+    pub(super) fn hello(name: &str) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
@@ -238,7 +242,7 @@ mod tests {
     }
 
     /// The same message in records of so many bytes.
-    fn in_records(bytes: &[u8], size: usize) -> Vec<u8> {
+    pub(super) fn in_records(bytes: &[u8], size: usize) -> Vec<u8> {
         let records = bytes[RECORD_HEADER..].chunks(size);
         records.flat_map(|part| [&[HANDSHAKE, 3, 1, 0, u8::try_from(part.len()).unwrap()], part].concat()).collect()
     }
@@ -299,8 +303,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_encrypted_hello_is_seen_and_one_without_a_name_too() {
-        let bytes = with_extension(&hello("outer.example"), ENCRYPTED_CLIENT_HELLO, &[0; 200]);
-        assert!(read_all(&bytes).await.unwrap().0.encrypted);
+        for kind in [0xfe0d, 0xfe0a, 0xffce] {
+            let bytes = with_extension(&hello("outer.example"), kind, &[0; 200]);
+            assert!(read_all(&bytes).await.unwrap().0.encrypted, "{kind:x}");
+        }
         assert_eq!(read_all(&hello("192.0.2.1")).await.unwrap().0, Hello { server_name: None, encrypted: false });
     }
 

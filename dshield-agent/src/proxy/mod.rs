@@ -66,12 +66,12 @@ pub struct Proxy {
     connections: Arc<AtomicU64>,
 }
 
-/// What all instances of one function share: its policy and its connections upstream.
+/// What all instances of one function share: its policy, with what that counts and asks.
 #[derive(Debug)]
 pub struct FunctionEgress {
     policy: Arc<FunctionPolicy>,
     log_level: LogLevel,
-    upstream: Upstream,
+    resolver: Arc<Resolver>,
     /// What its rules inject.
     secrets: Arc<Secrets>,
     limits: Limits,
@@ -83,6 +83,8 @@ pub struct FunctionEgress {
 struct Context {
     instance: Arc<Instance>,
     egress: Arc<FunctionEgress>,
+    /// Its own: what one instance leaves unread holds up no other on a connection that both use.
+    upstream: Upstream,
     refusals: Arc<Refusals>,
     names: Names,
     /// Whether the instance has IPv6.
@@ -119,7 +121,7 @@ impl Proxy {
         Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default() }
     }
 
-    /// Prepares a function of `policy` with so many instances, each of which may have so many connections at a time.
+    /// Prepares a function of `policy`, each of whose instances may have so many connections at a time.
     ///
     /// # Errors
     /// The policy's resolver cannot be used here.
@@ -129,11 +131,10 @@ impl Proxy {
         policy: &Policy,
         secrets: Arc<Secrets>,
         connections: usize,
-        instances: usize,
     ) -> std::io::Result<Arc<FunctionEgress>> {
-        let upstream = Upstream::new(self.resolver(&policy.resolver)?, connections * instances);
+        let resolver = self.resolver(&policy.resolver)?;
         let (limits, log_level) = (Limits::new(&function), policy.log_level);
-        Ok(Arc::new(FunctionEgress { policy: function, log_level, upstream, secrets, limits, connections }))
+        Ok(Arc::new(FunctionEgress { policy: function, log_level, resolver, secrets, limits, connections }))
     }
 
     fn resolver(&self, from: &UpstreamResolver) -> std::io::Result<Arc<Resolver>> {
@@ -162,9 +163,11 @@ impl Proxy {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
         let log_level = egress.log_level;
         let [free, turns] = [(); 2].map(|()| Arc::new(Semaphore::new(egress.connections)));
+        let upstream = Upstream::new(egress.resolver.clone(), egress.connections);
         let context = Arc::new(Context {
             instance,
             egress,
+            upstream,
             refusals,
             names: Names::default(),
             ipv6,
@@ -232,6 +235,8 @@ const MIN_CONNECTIONS: u64 = 16;
 const OWN_DESCRIPTORS: u64 = 1536;
 /// … and for an instance without connections.
 const INSTANCE_DESCRIPTORS: u64 = 48;
+/// A connection has one on either side; those upstream that are idle count among them.
+const CONNECTION_DESCRIPTORS: u64 = 2;
 
 /// How many connections each instance may have at a time, so that those of all `instances` leave the agent descriptors
 /// to work with, when it may have so many.
@@ -240,15 +245,14 @@ const INSTANCE_DESCRIPTORS: u64 = 48;
 /// It is the least, and may be too much.
 pub fn fair_share(descriptors: u64, instances: u64) -> Result<usize, usize> {
     let each = (descriptors.saturating_sub(OWN_DESCRIPTORS) / instances.max(1)).saturating_sub(INSTANCE_DESCRIPTORS);
-    // Each has one on either side.
-    let share = (each / 2).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
-    if each / 2 < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
+    let share = (each / CONNECTION_DESCRIPTORS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS) as usize;
+    if each / CONNECTION_DESCRIPTORS < MIN_CONNECTIONS { Err(share) } else { Ok(share) }
 }
 
 /// How many instances may run at once under such a limit of descriptors, each with the fewest connections.
 #[must_use]
 pub fn most_instances(descriptors: u64) -> u64 {
-    descriptors.saturating_sub(OWN_DESCRIPTORS) / (INSTANCE_DESCRIPTORS + 2 * MIN_CONNECTIONS)
+    descriptors.saturating_sub(OWN_DESCRIPTORS) / (INSTANCE_DESCRIPTORS + CONNECTION_DESCRIPTORS * MIN_CONNECTIONS)
 }
 
 async fn accept<F>(
@@ -295,7 +299,9 @@ mod tests {
         for (descriptors, instances) in [(4096, 12), (20_000, 68), (524_288, 1000), (1_048_576, 4)] {
             let share = fair_share(descriptors, instances).unwrap() as u64;
             assert!((MIN_CONNECTIONS..=MAX_CONNECTIONS).contains(&share));
-            assert!(instances * (2 * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors);
+            assert!(
+                instances * (CONNECTION_DESCRIPTORS * share + INSTANCE_DESCRIPTORS) + OWN_DESCRIPTORS <= descriptors
+            );
         }
         for descriptors in [2048, 4096, 20_000] {
             let most = most_instances(descriptors);

@@ -88,7 +88,7 @@ impl UpstreamError {
     }
 }
 
-/// One function's way upstream: HTTP clients with their pools, one for each rule and name.
+/// One instance's way upstream: HTTP clients with their pools, one for each rule and name.
 #[derive(Debug)]
 pub(super) struct Upstream {
     resolver: Arc<Resolver>,
@@ -140,7 +140,7 @@ impl Dialect {
 pub(super) type HttpClient = Client<Connector, Body>;
 
 impl Upstream {
-    /// With so many connections at a time: the agent's descriptors and memory are shared by all functions.
+    /// With so many connections at a time, idle ones among them: the agent's descriptors and memory are shared by all.
     pub(super) fn new(resolver: Arc<Resolver>, connections: usize) -> Self {
         Self { resolver, clients: Arc::default(), free: Arc::new(Semaphore::new(connections)) }
     }

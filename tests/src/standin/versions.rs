@@ -1,6 +1,6 @@
 //! An upstream that speaks the HTTP versions that it is told to: streams, trailers, and other protocols after a 101.
 //!
-//! `GET /trailers` answers a body with a trailer, `POST /back` gives the body back with its own trailers as fields,
+//! `GET /trailers` answers a body with a trailer, `/large` one of 8 MiB, `POST /back` gives the body back with its own trailers as fields,
 //! `/switch` echoes bytes after a 101, and all else answers the version that was spoken. [`Versions::seen`] is what came.
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -110,6 +110,7 @@ async fn serve(request: Request<Incoming>, record: Record) -> Result<Response<Bo
     let text = format!("{:?}", request.version());
     Ok(match request.uri().path() {
         "/trailers" => trailers(),
+        "/large" => Response::new(Full::new(vec![b'x'; 8 << 20].into()).boxed_unsync()),
         "/back" => back(request).await,
         "/switch" if request.headers().contains_key(header::UPGRADE) => switch(request),
         _ => Response::new(Full::new(text.into()).boxed_unsync()),

@@ -1,6 +1,6 @@
-//! A request in the log: begun before its first byte went upstream, ended when it is dropped.
-use std::sync::Arc;
+//! A request in the log: begun before its first byte went upstream, ended when the last of its bodies is.
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use ::http::Request;
@@ -11,10 +11,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::log::LogError;
 use crate::proxy::Context;
 use crate::proxy::allowed::Allowed;
+use crate::proxy::body::{BodyError, Owner};
 use crate::proxy::counted::Counters;
 use crate::proxy::limits::Place;
 
-/// The request.
+/// The request, shared by all that still passes of it: its end is written when the last of them drops it.
 pub(super) struct Exchange {
     context: Arc<Context>,
     connection: u64,
@@ -22,8 +23,8 @@ pub(super) struct Exchange {
     since: Instant,
     /// Bytes of the bodies.
     pub(super) counters: Arc<Counters>,
-    pub(super) status: Option<u16>,
-    pub(super) error: Option<String>,
+    pub(super) status: OnceLock<u16>,
+    pub(super) error: OnceLock<String>,
     /// Among the requests that the rule allows at a time.
     _place: Place,
     /// Among those of its instance.
@@ -36,11 +37,22 @@ impl Exchange {
         rule: &Rule,
         place: Place,
         request: &Request<B>,
-    ) -> Result<Self, LogError> {
-        let context = connection.context.clone();
+    ) -> Result<Arc<Self>, LogError> {
         // Never closed.
-        let turn = context.turns.clone().acquire_owned().await.ok();
-        let begin = match context.log_level {
+        let turn = connection.context.turns.clone().acquire_owned().await.ok();
+        let mut exchange = Self {
+            context: connection.context.clone(),
+            connection: connection.id,
+            begin: None,
+            since: Instant::now(),
+            counters: Arc::default(),
+            status: OnceLock::new(),
+            error: OnceLock::new(),
+            _place: place,
+            _turn: turn,
+        };
+        let context = &exchange.context;
+        match context.log_level {
             LogLevel::Request => {
                 let entry = RequestEntry {
                     host: Some(connection.route.to.to_string()),
@@ -50,25 +62,27 @@ impl Exchange {
                     ..blank(Phase::Begin, connection.id)
                 };
                 let record = Record { subject: context.instance.subject(), event: Event::Request(entry) };
-                Some(context.log.append(record).await?)
+                let pending = context.log.enqueue(record).await?;
+                // In a task of its own: whoever gives the request up meanwhile leaves a begin that has its end.
+                let begun = tokio::spawn(async move {
+                    exchange.begin = Some(pending.durable().await?);
+                    Ok(Arc::new(exchange))
+                });
+                begun.await.unwrap_or(Err(LogError::Closed))
             }
             // The connect entry is durable already; the log must still be alive.
             LogLevel::Connection => {
                 context.log.check()?;
-                None
+                Ok(Arc::new(exchange))
             }
-        };
-        Ok(Self {
-            context,
-            connection: connection.id,
-            begin,
-            since: Instant::now(),
-            counters: Arc::default(),
-            status: None,
-            error: None,
-            _place: place,
-            _turn: turn,
-        })
+        }
+    }
+}
+
+impl Owner for Arc<Exchange> {
+    fn broke_off(&self, error: &BodyError) {
+        // What was wrong first explains the rest.
+        let _ = self.error.set(error.to_string());
     }
 }
 
@@ -77,7 +91,7 @@ impl Drop for Exchange {
         let Some(begin) = self.begin else { return };
         let entry = RequestEntry {
             begin: Some(begin),
-            status: self.status,
+            status: self.status.get().copied(),
             request_bytes: Some(self.counters.read.load(Ordering::Relaxed)),
             response_bytes: Some(self.counters.written.load(Ordering::Relaxed)),
             duration_ms: u64::try_from(self.since.elapsed().as_millis()).ok(),

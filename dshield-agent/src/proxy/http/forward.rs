@@ -48,8 +48,7 @@ pub(super) async fn request(
     let tunnel = tunnels.and_then(|tasks| Some((tasks, Wanted::take(&mut request)?)));
     let dialect = if tunnel.is_some() { Dialect::Http1 } else { Dialect::Any };
     let result = async {
-        let upstream = &connection.context.egress.upstream;
-        let client = upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
+        let client = connection.context.upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
         let mut request = remake(connection, request, &exchange, rule);
         if let Some((_, wanted)) = &tunnel {
             wanted.ask(request.headers_mut());
@@ -82,7 +81,7 @@ fn log_unavailable(error: &LogError, rule: &Rule) -> Response<Body> {
 }
 
 /// The request as it goes upstream: nothing in it that was not parsed, and the destination that was decided on.
-fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange, rule: &Rule) -> Request<Body> {
+fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Arc<Exchange>, rule: &Rule) -> Request<Body> {
     let route = &connection.route;
     let (mut parts, incoming) = request.into_parts();
     let trailers = accepts_trailers(&parts.headers);
@@ -110,12 +109,13 @@ fn remake(connection: &Allowed, request: Request<Incoming>, exchange: &Exchange,
     let sent = exchange.counters.read.clone();
     // An injected field has no second value behind the body.
     let trailers = if rule.inject_header.is_empty() { framing::is_trailer } else { |_: &HeaderName| false };
-    Request::from_parts(parts, body::passing(incoming, sent, rule.max_request_bytes, trailers, ()))
+    // An upstream may answer first and read on.
+    Request::from_parts(parts, body::passing(incoming, sent, rule.max_request_bytes, trailers, exchange.clone()))
 }
 
-fn pass_back(response: Response<Incoming>, mut exchange: Exchange) -> Response<Body> {
+fn pass_back(response: Response<Incoming>, exchange: Arc<Exchange>) -> Response<Body> {
     let (mut parts, incoming) = response.into_parts();
-    exchange.status = Some(parts.status.as_u16());
+    let _ = exchange.status.set(parts.status.as_u16());
     strip_for_function(&mut parts.headers);
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
@@ -124,9 +124,9 @@ fn pass_back(response: Response<Incoming>, mut exchange: Exchange) -> Response<B
 }
 
 /// Answers that both sides speak another protocol now, and lets them.
-fn switch(tasks: &Tasks, wanted: Wanted, mut response: Response<Incoming>, mut exchange: Exchange) -> Response<Body> {
+fn switch(tasks: &Tasks, wanted: Wanted, mut response: Response<Incoming>, exchange: Arc<Exchange>) -> Response<Body> {
     let upstream = hyper::upgrade::on(&mut response);
-    exchange.status = Some(response.status().as_u16());
+    let _ = exchange.status.set(response.status().as_u16());
     let mut answer = Response::new(body::full(""));
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *answer.headers_mut() = std::mem::take(response.headers_mut());
@@ -224,9 +224,9 @@ impl std::fmt::Display for Failure {
     }
 }
 
-async fn fail(mut exchange: Exchange, connection: &Allowed, rule: &Rule, failure: &Failure) -> Response<Body> {
+async fn fail(exchange: Arc<Exchange>, connection: &Allowed, rule: &Rule, failure: &Failure) -> Response<Body> {
     let text = failure.to_string();
-    exchange.error = Some(text.clone());
+    let _ = exchange.error.set(text.clone());
     if let Some(refusal) = failure.body().and_then(|error| judge::body(connection, rule, error)) {
         return refusal.respond(connection).await;
     }

@@ -112,6 +112,13 @@ impl<B: ::http_body::Body> Case<'_, B> {
             let hint = "connect to the host directly";
             return Err(self.refusal(StatusCode::FORBIDDEN, "connect_inside", detail, hint));
         }
+        // RFC 9112, section 3.2: a lone authority is CONNECT's, and `*` is for OPTIONS. Upstream they would become paths.
+        let path = self.request.uri().path();
+        if path.is_empty() || path == "*" && self.request.method() != Method::OPTIONS {
+            let detail = format!("request to {to} with a target that is no path");
+            let hint = "send the path, from its first slash on";
+            return Err(self.refusal(StatusCode::BAD_REQUEST, "target_invalid", detail, hint));
+        }
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! Another protocol on an HTTP connection (RFC 9110, section 7.8; WebSocket, RFC 6455), where a rule allows it: asked
 //! for and answered as HTTP, and from then on bytes that nobody looks into, counted into the request's last entry.
+use std::sync::Arc;
+
 use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::{Request, Response, StatusCode};
+use ::http_body::Body;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional_with_sizes;
@@ -27,8 +30,12 @@ pub(super) fn asked(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 impl Wanted {
-    /// What the request asks for, to be asked of the upstream.
-    pub(super) fn take<B>(request: &mut Request<B>) -> Option<Self> {
+    /// What the request asks for, to be asked of the upstream; nothing where a body comes first: who answers may ignore
+    /// the wish (RFC 9110, section 7.8), and only behind a head alone is it known where the other protocol begins.
+    pub(super) fn take<B: Body>(request: &mut Request<B>) -> Option<Self> {
+        if !request.body().is_end_stream() {
+            return None;
+        }
         let protocol = asked(request.headers())?.clone();
         Some(Self { protocol, function: hyper::upgrade::on(request) })
     }
@@ -47,7 +54,7 @@ impl Wanted {
     }
 
     /// Passes bytes both ways until both sides have ended.
-    pub(super) async fn run(self, upstream: OnUpgrade, mut exchange: Exchange) {
+    pub(super) async fn run(self, upstream: OnUpgrade, exchange: Arc<Exchange>) {
         let passed = async {
             let (function, upstream) = tokio::try_join!(self.function, upstream).map_err(|error| error.to_string())?;
             let mut function = Counted::new(TokioIo::new(function), exchange.counters.clone());
@@ -55,6 +62,8 @@ impl Wanted {
             let copied = copy_bidirectional_with_sizes(&mut function, &mut upstream, BUFFER, BUFFER).await;
             copied.map_err(|error| error.to_string())
         };
-        exchange.error = passed.await.err();
+        if let Err(error) = passed.await {
+            let _ = exchange.error.set(error);
+        }
     }
 }
