@@ -139,6 +139,11 @@ pub fn human(line: &str) -> String {
     let function = subject.function.as_deref().unwrap_or("-");
     let mut text = format!("{time} {:>6} {:<8} {function:<16} ", entry.seq, kind(event));
     text.push_str(&sentence(event, subject.instance.as_deref().unwrap_or("?")));
+    if let Event::Refused(refused) = event
+        && let Some(hint) = refused.hint(function)
+    {
+        let _ = write!(text, "; {hint}");
+    }
     if let (Event::Invoke(_), Some(id)) = (event, &subject.request_id) {
         let _ = write!(text, " [{id}]");
     }
@@ -242,6 +247,14 @@ mod tests {
         let expected =
             "03:04:05.678      7 REFUSED  summarize        attacker.example A: name_not_allowed, by default (dns)";
         assert_eq!(human(line), expected);
+    }
+
+    #[test]
+    fn a_refusal_says_which_rule_to_add_also_when_it_stands_for_many() {
+        let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","kind":"refused","function":"summarize","instance":"i-1","layer":"dns","reason":"name_not_allowed","detail":"dns A b.example","rule":"default","attempt":{"host":"b.example"},"count":3},"signature":""}"#;
+        let expected = "dns A b.example: name_not_allowed, by default (dns), 3 times; \
+                        to allow it, add below the function `summarize`: [[function.egress]] host = \"b.example\"";
+        assert!(human(line).ends_with(expected), "{}", human(line));
     }
 
     #[test]

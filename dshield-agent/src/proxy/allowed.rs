@@ -59,14 +59,14 @@ impl Allowed {
     /// Writes a refusal into the log, when it is one.
     pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
         if let Some(reason) = error.refusal() {
-            self.context.refusals.report(self.refused("upstream", reason, error.to_string(), self.route.rule_id()));
+            let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
+            self.context.refusals.report(refused);
         }
     }
 
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.
     pub(super) async fn refuse(&self, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Option<u64> {
-        let refused = Refused { attempt: Some(attempt), ..self.refused("http", reason, detail, rule) };
-        self.context.refusals.report_numbered(refused).await
+        self.context.refusals.report_numbered(self.refused("http", reason, detail, rule, attempt)).await
     }
 
     /// What the connection is for.
@@ -74,14 +74,14 @@ impl Allowed {
         Attempt { host: self.route.to.to_string(), port: Some(self.route.port), method: None, path: None }
     }
 
-    fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str) -> Refused {
+    fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Refused {
         Refused {
             layer: layer.into(),
             reason: reason.into(),
             detail,
             rule: rule.into(),
             connection: Some(self.id),
-            attempt: None,
+            attempt: Some(attempt),
             process: None,
             count: None,
         }

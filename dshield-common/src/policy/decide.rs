@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(denied.reason(), "port_not_allowed");
         assert!(matches!(&denied, Denied::Port { allowed, .. } if *allowed == [443, 8443]));
         assert_eq!(denied.to_string(), "the policy allows a.com only on port 443, 8443, not 22");
-        assert_eq!(denied.hint(), "to allow it, write ports = [443, 8443, 22] in the egress rule for \"a.com\"");
+        assert_eq!(denied.hint(), "to allow it, add 22 to `ports` of the egress rule for \"a.com\"");
     }
 
     #[test]

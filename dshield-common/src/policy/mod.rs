@@ -8,6 +8,7 @@
 //!   its fields say
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
+//! * [`remedy`]: from a refusal to what to change
 //! * `canonical`: from types to the text that is hashed
 mod canonical;
 mod decide;
@@ -17,6 +18,7 @@ mod inject;
 mod parse;
 mod path;
 mod rate;
+pub mod remedy;
 mod resolver;
 mod spki;
 mod types;
