@@ -57,8 +57,9 @@ pub async fn run(args: LogsArgs) -> ExitCode {
     }
 }
 
+/// Why the log was not printed.
 #[derive(Debug, thiserror::Error)]
-enum LogsError {
+pub(super) enum LogsError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the log could not be printed: {0}")]
@@ -72,9 +73,7 @@ enum LogsError {
 async fn print(client: &Client, args: &LogsArgs) -> Result<(), LogsError> {
     let mut next = args.from;
     loop {
-        let response = get(client, &format!("/v1/log/entries?from={next}&limit={PAGE}")).await?;
-        let page = client.body(response).await?;
-        let text = String::from_utf8_lossy(&page);
+        let text = page(client, next).await?;
         let mut out = io::stdout().lock();
         let before = next;
         for line in text.lines() {
@@ -106,6 +105,17 @@ async fn follow(client: &Client, from: u64, json: bool) -> Result<(), LogsError>
         out.flush()?;
     }
     Err(LogsError::Ended)
+}
+
+/// The lines of the entries from number `from` on, or of the first few of them.
+pub(super) async fn page(client: &Client, from: u64) -> Result<String, LogsError> {
+    text(client, &format!("/v1/log/entries?from={from}&limit={PAGE}")).await
+}
+
+/// What the API has at `path`.
+pub(super) async fn text(client: &Client, path: &str) -> Result<String, LogsError> {
+    let body = client.body(get(client, path).await?).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
 async fn get(client: &Client, path: &str) -> Result<Response<Incoming>, LogsError> {

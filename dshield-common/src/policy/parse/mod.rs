@@ -17,6 +17,7 @@ use std::sync::Arc;
 use toml_edit::{Document, Item};
 
 use self::read::{Fields, Spanned};
+pub(super) use self::rule::is_method;
 use super::diagnostic::{Diagnostic, Findings, Position};
 use super::resolver::{UpstreamResolver, UpstreamResolverError};
 use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Mode, Policy};
