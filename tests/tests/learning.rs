@@ -1,15 +1,19 @@
-//! From what a function was refused to the rules that allow it: `dshield policy suggest`.
+//! From what a function was refused, or would have been, to the rules that allow it: `dshield policy suggest`, and
+//! `mode = "observe"`.
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use dshield_tests::agent::{Agent, Egress, Function, Launch, Project, binary};
+use dshield_common::log::entry::{Event, Mode};
+use dshield_tests::agent::{Agent, Egress, Function, Launch, Line, Project, binary};
 use dshield_tests::nameserver::NameServer;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::script::{self, run_with};
 use dshield_tests::standin::{NAME, Standin};
+use dshield_tests::wait;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 
@@ -181,6 +185,109 @@ fn what_was_refused_is_allowed_by_the_rules_that_are_suggested() {
         assert_eq!(everything(&agent), all_allowed());
         assert!(agent.log().refused("f").is_empty(), "{}", agent.log());
         assert_eq!(rules(&suggest(&agent, &pasted)), "");
+    });
+}
+
+/// What a function can do by name only where any name is known; and an address that stays closed.
+const MORE: &str = "
+answer['named'] = attempt(lambda: ask(socket.create_connection(('named.example', 80), timeout=20), 'PUT', '/n', 'named.example'))
+answer['metadata'] = attempt(lambda: ask(socket.create_connection(('169.254.169.254', 80), timeout=20), 'GET', '/', 'a'))
+answer['mismatch'] = attempt(lambda: ask(secure(event['host']), 'GET', '/echo', 'other.example'))
+";
+
+fn everything_and_more(agent: &Agent) -> Value {
+    run_with(agent, "f", &format!("{EVERYTHING}{MORE}"), json!({ "host": NAME }))
+}
+
+fn all_but_what_no_rule_allows() -> Value {
+    let mut all = all_allowed();
+    all["named"] = json!(200);
+    all["metadata"] = json!(403);
+    all["mismatch"] = json!(421);
+    all
+}
+
+#[test]
+fn what_is_only_observed_is_reached_and_its_rules_let_the_same_function_work_when_enforced() {
+    on_an_internet(|| {
+        let (web, database) = (serve(80), serve(5432));
+        let names = NameServer::start(PUBLIC.parse().expect("an address"));
+        let standin = Standin::start();
+        let project = Project::new().set("mode", "\"observe\"").with(&function(&standin));
+        let mut agent = launch(&project, &names, "dev", None, "observed");
+        wait::until("the warning", || agent.stderr().contains("NOTHING IS ENFORCED").then_some(()));
+        assert_eq!(everything_and_more(&agent), all_but_what_no_rule_allows());
+        assert!(web.lock().unwrap().iter().any(|said| said.starts_with("PUT /n ")), "{web:?}");
+        assert_eq!(*database.lock().unwrap(), ["ping"]);
+
+        let log = agent.log_with("the refusals", |log| log.refused("f").len() >= 8);
+        assert_eq!(log.verify(), Ok(()));
+        assert!(log.lines.iter().all(|line| line.entry.mode == Some(Mode::Observe)), "{log}");
+        let observed: BTreeSet<&str> = log
+            .refused("f")
+            .iter()
+            .filter(|refused| refused.let_through)
+            .map(|refused| refused.reason.as_str())
+            .collect();
+        let expected = ["address_not_allowed", "method_not_allowed", "name_not_allowed"];
+        assert_eq!(observed, expected.into(), "{log}");
+        let stopped: Vec<&str> = log
+            .refused("f")
+            .iter()
+            .filter(|refused| !refused.let_through)
+            .map(|refused| refused.reason.as_str())
+            .collect();
+        assert_eq!(stopped, ["address_not_allowed", "authority_mismatch"], "{log}");
+        let (_, printed, _) = dshield(&["logs", "--url", &format!("http://{}", agent.address())]);
+        assert!(printed.lines().all(|line| line.contains(" observing ")) && printed.contains("OBSERVED"), "{printed}");
+
+        let policy = project.policy().replace("mode = \"observe\"", "mode = \"enforce\"");
+        let suggested = suggest(&agent, &project.write());
+        assert_eq!(agent.stop(), Some(0));
+        assert_eq!(
+            rules(&suggested),
+            "[[function.egress]]\nhost = \"named.example\"\nports = [80]\ntls = \"none\"\nmethods = [\"PUT\"]\npaths = [\"/n\"]\n\
+             [[function.egress]]\nhost = \"proxied.example\"\nports = [80]\ntls = \"none\"\nmethods = [\"GET\"]\npaths = [\"/p\"]\n\
+             [[function.egress]]\nhost = \"9.9.9.9\"\nports = [80]\ntls = \"none\"\nmethods = [\"GET\"]\npaths = [\"/a\"]\n\
+             [[function.egress]]\nhost = \"9.9.9.9\"\nports = [5432]\ntls = \"none\"\nprotocol = \"tcp\"\n"
+        );
+        assert!(suggested.contains("169.254.169.254: link-local"), "{suggested}");
+
+        let pasted = paste(&project, &format!("{}\n{suggested}", changed_by_hand(&policy, &suggested)));
+        let agent = launch(&project, &names, "run", Some(&pasted), "enforced");
+        assert_eq!(everything_and_more(&agent), all_but_what_no_rule_allows());
+        let log = agent.log_with("the two refusals", |log| log.refused("f").len() == 2);
+        assert!(log.lines.iter().all(|line| line.entry.mode.is_none()), "{log}");
+        assert!(log.refused("f").iter().all(|refused| !refused.let_through), "{log}");
+    });
+}
+
+#[test]
+fn a_policy_that_is_enforced_again_while_dev_runs_refuses_again_and_its_entries_say_nothing_else() {
+    on_an_internet(|| {
+        let (web, names) = (serve(80), NameServer::start(PUBLIC.parse().expect("an address")));
+        let project = Project::new().set("mode", "\"observe\"").with(&script::function("f"));
+        let agent = launch(&project, &names, "dev", None, "state");
+        let code =
+            "answer = ask(socket.create_connection(('9.9.9.9', 80), timeout=20), 'GET', '/', '9.9.9.9')['status']";
+        let ask = || agent.invoke("f", &json!({ "code": code })).json();
+        assert_eq!(ask(), 200);
+        let enforced = project.policy().replace("mode = \"observe\"", "mode = \"enforce\"");
+        std::fs::write(project.folder().join("dshield.toml"), enforced).expect("the folder is ours");
+        wait::until("the refusal", || (ask() == 403).then_some(()));
+        let arrived = web.lock().unwrap().len();
+        assert_eq!(ask(), 403);
+        // What the instance before had left to say says how it ran, and so does what is written beside it.
+        let unmarked = |line: &Line| matches!(line.entry.record.event, Event::Refused(_)) && line.entry.mode.is_none();
+        let log = wait::until("a refusal that is no more than that", || {
+            let _ = ask();
+            Some(agent.log()).filter(|log| log.lines.iter().any(unmarked))
+        });
+        assert_eq!(log.verify(), Ok(()));
+        let mut modes = log.lines.iter().map(|line| line.entry.mode.is_some()).collect::<Vec<_>>();
+        modes.dedup();
+        assert_eq!(modes, [true, false], "from some entry on it is enforced: {log}");
+        assert_eq!(web.lock().unwrap().len(), arrived);
     });
 }
 

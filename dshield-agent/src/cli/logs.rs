@@ -147,7 +147,8 @@ pub fn human(line: &str) -> String {
     // The clock's time of the day; the date changes rarely and is in --json.
     let time = entry.time.split_once('T').map_or(entry.time.as_str(), |(_, time)| time.get(..12).unwrap_or(time));
     let function = subject.function.as_deref().unwrap_or("-");
-    let mut text = format!("{time} {:>6} {:<8} {function:<16} ", entry.seq, kind(event));
+    let mode = if entry.mode.is_some() { "observing " } else { "" };
+    let mut text = format!("{time} {:>6} {mode}{:<8} {function:<16} ", entry.seq, kind(event));
     text.push_str(&sentence(event, subject.instance.as_deref().unwrap_or("?")));
     if let Event::Refused(refused) = event
         && let Some(hint) = refused.hint(function)
@@ -169,6 +170,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Connect(_) => "connect",
         Event::Request(_) => "request",
         Event::Close(_) => "close",
+        Event::Refused(Refused { let_through: true, .. }) => "OBSERVED",
         Event::Refused(_) => "REFUSED",
         Event::Policy(_) => "policy",
         Event::Tamper { .. } => "TAMPER",
@@ -203,9 +205,10 @@ fn sentence(event: &Event, instance: &str) -> String {
                 "connection {connection} closed after {duration_ms} ms, {bytes_from_function} bytes out, {bytes_to_function} bytes in{why}"
             )
         }
-        Event::Refused(Refused { layer, reason, detail, rule, count, process, .. }) => {
+        Event::Refused(Refused { layer, reason, detail, rule, let_through, count, process, .. }) => {
             let times = count.map(|count| format!(", {count} times")).unwrap_or_default();
-            format!("{detail}: {reason}, by {rule} ({layer}){times}{}", asked_by(process.as_ref()))
+            let through = if *let_through { ", let through" } else { "" };
+            format!("{detail}: {reason}, by {rule} ({layer}){times}{}{through}", asked_by(process.as_ref()))
         }
         Event::Policy(PolicyInForce { sha256, functions }) => {
             format!("in force: {} for {}", sha256.get(..16).unwrap_or(sha256), functions.join(", "))
@@ -265,6 +268,13 @@ mod tests {
         let expected = "dns A b.example: name_not_allowed, by default (dns), 3 times; \
                         to allow it, add below the function `summarize`: [[function.egress]] host = \"b.example\"";
         assert!(human(line).ends_with(expected), "{}", human(line));
+    }
+
+    #[test]
+    fn what_was_only_observed_is_marked() {
+        let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","mode":"observe","kind":"refused","function":"f","layer":"connect","reason":"name_not_allowed","detail":"tcp b.example:443","rule":"default","let_through":true},"signature":""}"#;
+        let expected = "03:04:05.678      7 observing OBSERVED f                tcp b.example:443: name_not_allowed, by default (connect), let through";
+        assert_eq!(human(line), expected);
     }
 
     #[test]

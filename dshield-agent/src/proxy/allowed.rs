@@ -3,11 +3,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record, Refused};
-use dshield_common::policy::{LogLevel, Route};
+use dshield_common::policy::{Denied, LogLevel, Route};
 
-use super::Context;
 use super::counted::Counters;
 use super::upstream::UpstreamError;
+use super::{Context, NO_RULE};
 use crate::log::LogError;
 
 /// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
@@ -69,6 +69,13 @@ impl Allowed {
         self.context.refusals.report_numbered(self.refused("http", reason, detail, rule, attempt)).await
     }
 
+    /// Writes into the log what a request would have been refused for, which goes on.
+    pub(super) fn observe(&self, denied: &Denied, attempt: Attempt) {
+        let rule = denied.rule().unwrap_or(NO_RULE);
+        let refused = self.refused("http", denied.reason(), denied.to_string(), rule, attempt);
+        self.context.refusals.report(Refused { let_through: true, ..refused });
+    }
+
     /// What the connection is for.
     pub(super) fn attempt(&self) -> Attempt {
         Attempt { host: self.route.to.to_string(), port: Some(self.route.port), method: None, path: None }
@@ -80,6 +87,7 @@ impl Allowed {
             reason: reason.into(),
             detail,
             rule: rule.into(),
+            let_through: false,
             connection: Some(self.id),
             attempt: Some(attempt),
             process: None,

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connection::{Flow, Requests, canonical};
+use super::connection::{Flow, Requests, RouteRefused, canonical};
 use super::counted::Counted;
 use super::http::{self, Answer, Head, Violation};
 use super::{Context, NO_RULE};
@@ -70,12 +70,9 @@ pub(super) async fn handle(mut stream: TcpStream, peer: SocketAddr, context: Arc
         Err(error) => return end_with(stream, &error.answer()).await,
     };
     let flow = Flow { context, to, port, process };
-    let route = match flow.route() {
+    let route = match flow.decide().await {
         Ok(route) => route,
-        Err(denied) => {
-            let seq = flow.refuse_route(&denied).await;
-            return end_with(stream, &Answer::denied(&denied, seq)).await;
-        }
+        Err(RouteRefused { denied, seq }) => return end_with(stream, &Answer::denied(&denied, seq)).await,
     };
     let requests = match way {
         Way::Tunnel => {

@@ -26,7 +26,7 @@ mod suggest;
 mod types;
 
 pub use canonical::PolicyHash;
-pub use decide::Route;
+pub use decide::{OBSERVE, Permit, Route};
 pub use denied::Denied;
 pub use diagnostic::{Diagnostic, Position};
 pub use inject::{Injection, SecretName, SecretNameError};

@@ -4,6 +4,7 @@
 //! shown and never stored: a later version may know better what to advise about an old log.
 use std::net::IpAddr;
 
+use super::decide::OBSERVE;
 use super::denied::{Denied, shown};
 use crate::address::is_synthetic;
 use crate::log::entry::{Attempt, Refused};
@@ -126,7 +127,10 @@ fn add_path(path: &str, rule: &str) -> String {
 }
 
 fn allow_upgrade(rule: &str) -> String {
-    format!("to allow it, write upgrade = true in {rule}")
+    match rule {
+        OBSERVE => "to allow it, write upgrade = true in the rule that you add for it".to_owned(),
+        _ => format!("to allow it, write upgrade = true in {rule}"),
+    }
 }
 
 fn raise(limit: &str, rule: &str) -> String {
@@ -142,7 +146,17 @@ mod tests {
 
     fn refused(layer: &str, reason: &str, rule: &str, attempt: Option<Attempt>) -> Refused {
         let (layer, reason, rule) = (layer.to_owned(), reason.to_owned(), rule.to_owned());
-        Refused { layer, reason, detail: String::new(), rule, connection: None, attempt, process: None, count: None }
+        Refused {
+            layer,
+            reason,
+            detail: String::new(),
+            rule,
+            let_through: false,
+            connection: None,
+            attempt,
+            process: None,
+            count: None,
+        }
     }
 
     fn entry(denied: &Denied, attempt: Attempt) -> Refused {

@@ -5,7 +5,7 @@ use ::http::header::{self, HeaderName};
 use ::http::{Method, Request, StatusCode};
 use dshield_common::destination::{AuthorityError, Destination};
 use dshield_common::log::entry::Attempt;
-use dshield_common::policy::{Denied, Rule, TlsMode};
+use dshield_common::policy::{Denied, Permit, Rule, TlsMode};
 
 use super::framing::Violation;
 use super::refusal::{self, Refusal};
@@ -141,8 +141,17 @@ impl<B: ::http_body::Body> Case<'_, B> {
 
     fn rule(&self) -> Result<Arc<Rule>, Box<Refusal>> {
         let (method, path) = (self.request.method().as_str(), self.request.uri().path());
-        let rule = self.connection.route.request(method, path).map_err(|denied| self.denied(&denied))?;
-        Ok(rule.clone())
+        let decided = self.connection.route.request(method, path);
+        let Permit { rule, observed } = decided.map_err(|denied| self.denied(&denied))?;
+        self.observe(observed.as_ref());
+        Ok(rule)
+    }
+
+    /// Writes down what would have been refused, and goes on.
+    fn observe(&self, would_be: Option<&Denied>) {
+        if let Some(denied) = would_be {
+            self.connection.observe(denied, self.attempt());
+        }
     }
 
     /// Where methods are judged, no other one is smuggled in beside the one that was judged.
@@ -159,10 +168,11 @@ impl<B: ::http_body::Body> Case<'_, B> {
     }
 
     fn upgrade(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
-        match rule.denies_upgrade() {
-            Some(denied) if tunnel::asked(self.request.headers()).is_some() => Err(self.denied(&denied)),
-            _ => Ok(()),
+        if tunnel::asked(self.request.headers()).is_some() {
+            let observed = self.connection.route.upgrade(rule).map_err(|denied| self.denied(&denied))?;
+            self.observe(observed.as_ref());
         }
+        Ok(())
     }
 
     /// TRACE answers with the request (RFC 9110, section 9.3.8), and what was put into it on its way.

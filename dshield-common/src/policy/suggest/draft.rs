@@ -58,7 +58,7 @@ pub(super) fn draft(seen: &Seen, rules: Option<&FunctionPolicy>) -> Drafted {
         let mut missing: BTreeMap<(Way, Shape), (BTreeSet<u16>, bool)> = BTreeMap::new();
         for (port, used) in ports {
             let unlisted = || (used.way(*port), used.requests.clone(), false);
-            let (way, requests, connects) = match rules.map(|rules| (rules, rules.route(to, *port))) {
+            let (way, requests, connects) = match rules.map(|rules| (rules, rules.route_by_rules(to, *port))) {
                 None | Some((_, Err(Denied::Name { .. } | Denied::Address { .. }))) => unlisted(),
                 Some((rules, Err(_))) if stands_alone(rules, to) => unlisted(),
                 Some((_, Err(denied))) => {
@@ -94,7 +94,7 @@ pub(super) fn draft(seen: &Seen, rules: Option<&FunctionPolicy>) -> Drafted {
 fn lacking(route: &Route, used: &Use, changes: &mut BTreeSet<String>) -> BTreeSet<Request> {
     let mut lacking = BTreeSet::new();
     for request in &used.requests {
-        match route.request(&request.method, &request.path) {
+        match route.request_by_rules(&request.method, &request.path) {
             Ok(rule) => {
                 // Of the rules that allow a request the first counts: one more behind it changes nothing.
                 if let Some(denied) = rule.denies_upgrade().filter(|_| request.upgrade) {

@@ -7,6 +7,9 @@
 //! A proposed rule allows what was seen and nothing else: the exact host, the ports, and of methods and paths only the
 //! pairs that occurred. What no rule may allow is listed as comments, with how often it happened.
 //!
+//! Of a run that was only observed, the connections and requests that went on are known one by one, as those of a run
+//! that was refused at its first step are not.
+//!
 //! * `seen`: entries to what each function tried
 //! * `draft`: that, and the rules there are, to the rules that are missing
 //! * `write`: those to TOML
@@ -19,6 +22,7 @@ mod write;
 use std::collections::{BTreeMap, HashMap};
 
 use self::seen::{Connection, Seen};
+use super::decide::OBSERVE;
 use super::types::{FunctionPolicy, Policy};
 use crate::log::entry::{Entry, Event};
 
@@ -49,9 +53,19 @@ impl Suggestions {
             _ => {}
         }
         let Some(function) = &entry.record.subject.function else { return };
-        if let Event::Refused(refused) = event {
-            let connection = refused.connection.and_then(|number| self.connections.get(&number));
-            self.functions.entry(function.clone()).or_default().refused(function, refused, connection);
+        let seen = self.functions.entry(function.clone()).or_default();
+        match event {
+            Event::Refused(refused) => {
+                let connection = refused.connection.and_then(|number| self.connections.get(&number));
+                seen.refused(function, refused, connection);
+            }
+            Event::Connect(connect) if connect.rule == OBSERVE => seen.observed_connection(connect),
+            Event::Request(request) if request.rule.as_deref() == Some(OBSERVE) => {
+                if let Some(connection) = self.connections.get(&request.connection) {
+                    seen.observed_request(request, connection);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -77,7 +91,7 @@ impl Suggestions {
             out.function(&drafted, seen);
         }
         if self.functions.is_empty() {
-            out.comment("Nothing was refused.");
+            out.comment("No function ran.");
         }
         out.into_string()
     }

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use crate::address::{is_synthetic, special_purpose};
 use crate::destination::Destination;
-use crate::log::entry::{Attempt, Connect, Refused};
+use crate::log::entry::{Attempt, Connect, Refused, Request as RequestEntry};
 use crate::name::HostName;
+use crate::policy::decide::OBSERVE;
 use crate::policy::parse::is_method;
 use crate::policy::path::PathPattern;
 use crate::policy::types::TlsMode;
@@ -54,12 +55,15 @@ pub(super) struct Note {
 /// What the log says of an allowed connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Connection {
+    port: u16,
     tls: Option<TlsMode>,
+    /// No rule allowed it.
+    observed: bool,
 }
 
 impl Connection {
     pub(super) fn of(connect: &Connect) -> Self {
-        Self { tls: connect.tls.parse().ok() }
+        Self { port: connect.port, tls: connect.tls.parse().ok(), observed: connect.rule == OBSERVE }
     }
 }
 
@@ -81,6 +85,25 @@ impl Seen {
         }
     }
 
+    /// Takes a connection that was let through without a rule.
+    pub(super) fn observed_connection(&mut self, connect: &Connect) {
+        let Ok(to) = destination(&connect.host) else { return };
+        let used = self.destinations.entry(to).or_default().entry(connect.port).or_default();
+        used.tls = used.tls.or(connect.tls.parse().ok());
+    }
+
+    /// Takes a request that was let through without a rule, on `connection`.
+    pub(super) fn observed_request(&mut self, request: &RequestEntry, connection: &Connection) {
+        let RequestEntry { host: Some(host), method: Some(method), path: Some(path), .. } = request else { return };
+        let Ok(to) = destination(host) else { return };
+        let used = self.destinations.entry(to).or_default().entry(connection.port).or_default();
+        used.tls = used.tls.or(connection.tls);
+        used.has_rule |= !connection.observed;
+        if !used.request(method, path, false) {
+            self.unnameable(OBSERVE, host, method, path);
+        }
+    }
+
     fn wanted(&mut self, to: Destination, attempt: &Attempt, refused: &Refused, connection: Option<&Connection>) {
         let ports = self.destinations.entry(to).or_default();
         let Some(port) = attempt.port.filter(|port| *port != 0) else { return };
@@ -88,20 +111,51 @@ impl Seen {
         used.tls = used.tls.or(connection.and_then(|connection| connection.tls));
         used.has_rule |= !matches!(refused.reason.as_str(), "name_not_allowed" | "address_not_allowed");
         let (Some(method), Some(path)) = (&attempt.method, &attempt.path) else { return };
-        if is_method(method) && PathPattern::names_exactly(path) {
-            let upgrade = refused.reason == "upgrade_not_allowed";
-            used.requests.insert(Request { method: method.clone(), path: path.clone(), upgrade });
-        } else {
-            used.unnameable = true;
-            let advice = Some(format!("no rule can name the request {method} {path}"));
-            let note = Note { reason: refused.reason.clone(), host: Some(attempt.host.clone()), advice };
-            self.note(note, 1);
+        if !used.request(method, path, refused.reason == "upgrade_not_allowed") {
+            self.unnameable(&refused.reason, &attempt.host, method, path);
         }
+    }
+
+    fn unnameable(&mut self, reason: &str, host: &str, method: &str, path: &str) {
+        let advice = Some(format!("no rule can name the request {method} {path}"));
+        self.note(Note { reason: reason.to_owned(), host: Some(host.to_owned()), advice }, 1);
     }
 
     fn note(&mut self, note: Note, times: u64) {
         let count = self.notes.entry(note).or_default();
         *count = count.saturating_add(times);
+    }
+}
+
+impl Use {
+    /// Takes a request; false when no rule can name it.
+    fn request(&mut self, method: &str, path: &str, upgrade: bool) -> bool {
+        let nameable = is_method(method) && PathPattern::names_exactly(path);
+        if nameable {
+            self.requests.insert(Request { method: method.to_owned(), path: path.to_owned(), upgrade });
+        } else {
+            self.unnameable = true;
+        }
+        nameable
+    }
+}
+
+/// A rule's `host` that means what the log calls so; or advice of its own why none may be made from a log.
+fn destination(host: &str) -> Result<Destination, Option<String>> {
+    let Ok(address) = host.parse::<IpAddr>() else {
+        return HostName::parse(host).map(Destination::from).map_err(|_| None);
+    };
+    let to = Destination::from(address);
+    let Destination::Address(address) = to else { return Ok(to) };
+    if is_synthetic(address) {
+        return Err(None);
+    }
+    match special_purpose(address) {
+        None => Ok(to),
+        Some(why) => Err(Some(format!(
+            "{why}, not on the public internet; if it is meant, write a rule with host = \"{address}\" yourself, \
+             or one for a name with `resolve`"
+        ))),
     }
 }
 
@@ -119,16 +173,5 @@ fn learnable(refused: &Refused) -> Result<(Destination, &Attempt), Option<String
         return Err(None);
     }
     let attempt = refused.attempt.as_ref().ok_or(None)?;
-    match attempt.host.parse::<IpAddr>().map(Destination::from) {
-        Err(_) => HostName::parse(&attempt.host).map(|name| (name.into(), attempt)).map_err(|_| None),
-        Ok(Destination::Address(address)) if is_synthetic(address) => Err(None),
-        Ok(Destination::Address(address)) if special_purpose(address).is_some() => {
-            let why = special_purpose(address).unwrap_or_default();
-            Err(Some(format!(
-                "{why}, not on the public internet; if it is meant, write a rule with host = \"{address}\" yourself, \
-                 or one for a name with `resolve`"
-            )))
-        }
-        Ok(to) => Ok((to, attempt)),
-    }
+    destination(&attempt.host).map(|to| (to, attempt))
 }

@@ -3,13 +3,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::destination::Destination;
-use crate::log::entry::{Attempt, Connect, Record, Refused, Subject};
+use crate::log::entry::{Attempt, Connect, Phase, Record, Refused, Request as RequestEntry, Subject};
 use crate::policy::parse::tests::{parse, with};
 use crate::policy::types::Deployment;
 
 fn entry(function: &str, event: Event) -> Entry {
     let subject = Subject { function: Some(function.to_owned()), ..Subject::default() };
-    Entry { seq: 0, time: String::new(), boot_id: String::new(), record: Record { subject, event } }
+    Entry { seq: 0, time: String::new(), boot_id: String::new(), mode: None, record: Record { subject, event } }
 }
 
 fn refused(reason: &str, host: &str, port: Option<u16>, request: Option<(&str, &str)>) -> Refused {
@@ -19,6 +19,7 @@ fn refused(reason: &str, host: &str, port: Option<u16>, request: Option<(&str, &
         reason: reason.to_owned(),
         detail: String::new(),
         rule: "default".to_owned(),
+        let_through: false,
         connection: None,
         attempt: Some(Attempt { host: host.to_owned(), port, method, path }),
         process: None,
@@ -100,6 +101,46 @@ fn a_connection_in_the_log_tells_what_was_spoken() {
     let on_it = Refused { connection: Some(7), ..on_it };
     let text = learn([Event::Connect(connect), Event::Refused(on_it)]).to_toml(None);
     assert!(rules(&text).contains("ports = [8080]\ntls = \"none\"\nmethods"), "{text}");
+}
+
+#[test]
+fn what_was_observed_is_known_request_by_request() {
+    let connect = |connection, port, rule: &str| {
+        let (host, tls) = ("a.com".to_owned(), if port == 443 { "inspect" } else { "none" }.to_owned());
+        Event::Connect(Connect { connection, host, port, tls, rule: rule.to_owned(), process: None })
+    };
+    let request = |connection, rule: &str, method: &str, path: &str| {
+        let text = |text: &str| Some(text.to_owned());
+        let (host, method, path, rule) = (text("a.com"), text(method), text(path), text(rule));
+        let begin = RequestEntry { phase: Phase::Begin, connection, begin: None, host, method, path, rule, ..blank() };
+        Event::Request(begin)
+    };
+    let name = Refused { let_through: true, ..refused("name_not_allowed", "a.com", None, None) };
+    let upgrade = refused("upgrade_not_allowed", "a.com", Some(443), Some(("GET", "/socket")));
+    let text = learn([
+        Event::Refused(name),
+        connect(1, 443, "observe"),
+        request(1, "observe", "GET", "/a"),
+        request(1, "observe", "GET", "/socket"),
+        Event::Refused(Refused { let_through: true, connection: Some(1), ..upgrade }),
+        connect(2, 5432, "observe"),
+        connect(3, 8080, "f.egress[0]"),
+        request(3, "f.egress[0]", "GET", "/allowed"),
+        request(3, "observe", "PUT", "/b"),
+    ])
+    .to_toml(None);
+    assert_eq!(
+        rules(&text),
+        "[[function.egress]]\nhost = \"a.com\"\nports = [443]\nmethods = [\"GET\"]\npaths = [\"/a\"]\n\
+         [[function.egress]]\nhost = \"a.com\"\nports = [443]\nmethods = [\"GET\"]\npaths = [\"/socket\"]\nupgrade = true\n\
+         [[function.egress]]\nhost = \"a.com\"\nports = [8080]\ntls = \"none\"\nmethods = [\"PUT\"]\npaths = [\"/b\"]\n\
+         [[function.egress]]\nhost = \"a.com\"\nports = [5432]\ntls = \"none\"\nprotocol = \"tcp\"\n"
+    );
+    assert!(parse(&with(&text)).is_ok());
+}
+
+fn blank() -> RequestEntry {
+    serde_json::from_str(r#"{"phase":"begin","connection":0}"#).unwrap()
 }
 
 #[test]
