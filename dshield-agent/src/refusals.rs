@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dshield_common::log::entry::{Dns, Event, Record, Refused};
+use dshield_common::policy::Mode;
 
 use crate::instance::Instance;
-use crate::log::Log;
+use crate::log::{Log, Observing};
 
 /// Refusals, and answers, that get an entry of their own in each window.
 const SINGLE_ENTRIES: u32 = 32;
@@ -22,6 +23,8 @@ pub struct Refusals {
     instance: Arc<Instance>,
     log: Log,
     window: Mutex<Window>,
+    /// Whatever still writes about an instance holds its refusals: what it writes says that the policy only observed.
+    _observing: Option<Observing>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +34,7 @@ struct Window {
     refused: u32,
     answered: u32,
     /// The first refusal of each kind beyond those, and how many there were.
-    folded: HashMap<(String, String, String), (Refused, u64)>,
+    folded: HashMap<(String, String, String, bool), (Refused, u64)>,
     /// Answers beyond those.
     unlisted: u64,
 }
@@ -40,7 +43,8 @@ impl Refusals {
     /// For this instance.
     #[must_use]
     pub fn new(instance: Arc<Instance>, log: Log) -> Arc<Self> {
-        Arc::new(Self { instance, log, window: Mutex::default() })
+        let observing = (instance.policy().mode == Mode::Observe).then(|| log.observing());
+        Arc::new(Self { instance, log, window: Mutex::default(), _observing: observing })
     }
 
     /// Writes the refusal into the log, on its own or with its like. Never waits for the disk.
@@ -57,7 +61,7 @@ impl Refusals {
             window.refused += 1;
             return Some(refused);
         }
-        let key = (refused.layer.clone(), refused.reason.clone(), refused.rule.clone());
+        let key = (refused.layer.clone(), refused.reason.clone(), refused.rule.clone(), refused.let_through);
         window.folded.entry(key).or_insert((refused, 0)).1 += 1;
         None
     }
@@ -132,7 +136,8 @@ fn tell(instance: &Instance, refused: &Refused) {
         reason = refused.reason,
         rule = refused.rule,
         count = refused.count,
-        "refused: {}",
+        "{}: {}",
+        if refused.let_through { "let through" } else { "refused" },
         refused.detail
     );
 }
@@ -158,6 +163,7 @@ mod tests {
             reason: "name_not_allowed".into(),
             detail: "dns A a.example".into(),
             rule: "default".into(),
+            let_through: false,
             connection: None,
             attempt: None,
             process: None,

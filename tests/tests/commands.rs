@@ -186,6 +186,8 @@ fn logs_prints_the_log_for_people_and_as_the_signed_lines() {
     for word in ["boot", "policy", "REFUSED", "attacker.example", "name_not_allowed"] {
         assert!(stdout.contains(word), "{word}: {stdout}");
     }
+    let advice = "to allow it, add below the function `native`: [[function.egress]] host = \"attacker.example\"";
+    assert!(stdout.contains(advice), "{stdout}");
     let (code, stdout, _) = dshield(&["logs", "--json", "--from", "1", "--url", &url(&agent)]);
     assert_eq!(code, Some(0));
     let signed: Vec<_> = stdout.lines().collect();

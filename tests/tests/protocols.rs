@@ -277,7 +277,7 @@ answer = {
     let (head, body) = http.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.starts_with("HTTP/1.1 403") && head.contains("x-dshield-refused: port_not_allowed"), "{head}");
     let body: Value = serde_json::from_str(body).expect("JSON");
-    assert!(body["hint"].as_str().is_some_and(|hint| hint.contains("ports = [443, 80]")), "{body}");
+    assert!(body["hint"].as_str().is_some_and(|hint| hint.contains("add 80 to `ports`")), "{body}");
     let log = agent.log_with("four refusals", |log| log.refused("f").len() == 4);
     assert_eq!(log.verify(), Ok(()));
     let entry = &log.lines[usize::try_from(body["seq"].as_u64().expect("a number")).expect("small")].entry;

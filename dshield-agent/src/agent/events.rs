@@ -84,6 +84,7 @@ fn entry(refusal: KernelRefusal) -> Refused {
         detail: refusal.detail,
         rule: refusal.program.into(),
         connection: None,
+        let_through: false,
         attempt: None,
         process: refusal.process,
         count: None,

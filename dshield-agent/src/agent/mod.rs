@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use dshield_common::log::entry::{Event, Isolation, PolicyInForce, Record};
+use dshield_common::log::entry::{self, Event, Isolation, PolicyInForce, Record};
 use dshield_common::policy::{Mode, Policy};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
@@ -23,7 +23,7 @@ use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
 use crate::config::{self, ConfigError, LoadedConfig};
 use crate::kernel::{Kernel, KernelError, process};
-use crate::log::{BootFacts, Log, LogError, Storage};
+use crate::log::{BootFacts, Log, LogError, Observing, Storage};
 use crate::proxy::{self, CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
@@ -125,6 +125,9 @@ pub struct Agent {
     events: JoinHandle<()>,
     watchdog: Watchdog,
     memory_only: bool,
+    may_observe: bool,
+    /// There while the policy in force only observes.
+    observing: Mutex<Option<Observing>>,
 }
 
 impl Agent {
@@ -136,9 +139,7 @@ impl Agent {
         let Options { config, listen, state, name, may_observe } = options;
         let config = blocking(move || config::load(&config)).await?;
         let policy = &config.deployment.policy;
-        if policy.mode == Mode::Observe && !may_observe {
-            return Err(StartError::Observe);
-        }
+        check_mode(policy, may_observe)?;
         // Before anything is set up: `deploy` reads them for use.
         Secrets::from_environment(policy)?;
         let listener =
@@ -146,7 +147,7 @@ impl Agent {
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
         let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
         let kernel = Arc::new(kernel);
-        match Self::start_with(config, listener, address, state, kernel.clone(), events).await {
+        match Self::start_with(config, listener, address, state, may_observe, kernel.clone(), events).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
                 stop_kernel(kernel).await;
@@ -160,11 +161,13 @@ impl Agent {
         listener: TcpListener,
         address: SocketAddr,
         state: PathBuf,
+        may_observe: bool,
         kernel: Arc<Kernel>,
         mut events: crate::kernel::Events,
     ) -> Result<Self, StartError> {
         let policy = config.deployment.policy.clone();
         let memory_only = policy.memory_only;
+        let mode = (policy.mode == Mode::Observe).then_some(entry::Mode::Observe);
         let filters = Filter::compile_all()?;
         let spawner = Spawner::new()?;
         let ca = Arc::new(InspectionCa::generate()?);
@@ -185,7 +188,7 @@ impl Agent {
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let log = Log::open(storage, BootFacts { version, sha256, isolation })?;
+            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode })?;
             Ok::<_, StartError>((log, spawner, filters, events))
         })
         .await?;
@@ -202,7 +205,21 @@ impl Agent {
         let state = ApiState { log: log.clone(), deployment, health: Arc::new(move || watchdog::health(&asked)) };
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(async {});
-        let mut agent = Self { address, kernel, log, launch, deployed, stop_api, api, events, watchdog, memory_only };
+        let observing = Mutex::default();
+        let mut agent = Self {
+            address,
+            kernel,
+            log,
+            launch,
+            deployed,
+            stop_api,
+            api,
+            events,
+            watchdog,
+            memory_only,
+            may_observe,
+            observing,
+        };
         if let Err(error) = agent.deploy(&config).await {
             agent.watchdog.stop().await;
             return Err(error);
@@ -238,6 +255,12 @@ impl Agent {
         isolation(&self.kernel)
     }
 
+    /// Whether the policy in force refuses nothing that a rule could allow.
+    #[must_use]
+    pub fn observes(&self) -> bool {
+        self.observing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Puts a deployment in force: its policy into the log first, then its functions in place of the
     /// ones before, whose instances end.
     ///
@@ -249,6 +272,7 @@ impl Agent {
         if policy.memory_only != self.memory_only {
             return Err(StartError::MemoryOnly);
         }
+        check_mode(policy, self.may_observe)?;
         let secrets = Secrets::from_environment(policy)?;
         self.watchdog.look_now().await.map_err(StartError::Gate)?;
         let connections = connections_each(config);
@@ -257,6 +281,7 @@ impl Agent {
             let launcher = self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections);
             launchers.push((function, launcher.map_err(StartError::Resolver)?));
         }
+        let observing = (policy.mode == Mode::Observe).then(|| self.log.observing());
         self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
         let functions: BTreeMap<_, _> = launchers
             .into_iter()
@@ -269,6 +294,8 @@ impl Agent {
         let new = Deployed { functions, policy: policy.canonical(), policy_sha256 };
         let old = self.deployed.send_replace(Arc::new(new));
         shutdown(&old).await;
+        // Not before: until now there were instances under the policy before.
+        *self.observing.lock().unwrap_or_else(PoisonError::into_inner) = observing;
         Ok(())
     }
 
@@ -289,6 +316,10 @@ impl Agent {
         stop_kernel(kernel).await;
         log.close().await;
     }
+}
+
+fn check_mode(policy: &Policy, may_observe: bool) -> Result<(), StartError> {
+    if policy.mode == Mode::Observe && !may_observe { Err(StartError::Observe) } else { Ok(()) }
 }
 
 /// Ends all instances of a deployment at once: none goes on because another takes its time.

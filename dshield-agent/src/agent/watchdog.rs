@@ -161,7 +161,7 @@ mod tests {
             Err(error @ (KernelError::NotRoot | KernelError::NoCgroup2)) => return println!("skipped: {error}"),
             Err(error) => panic!("{error}"),
         };
-        let facts = BootFacts { version: String::new(), sha256: Default::default(), isolation: Default::default() };
+        let facts = BootFacts::default();
         let log = Log::open(Storage::Memory, facts).unwrap();
         let (_deploy, deployed) = watch::channel(Arc::default());
         let watchdog = Watchdog::start(kernel.clone(), log.clone(), deployed);

@@ -124,7 +124,7 @@ fn joined<T: ToString>(items: &[T]) -> String {
 }
 
 /// What a person reads about a policy that is wrong.
-fn explain(error: &ConfigError) -> String {
+pub(super) fn explain(error: &ConfigError) -> String {
     let ConfigError::Invalid(invalid) = error else {
         return format!("dshield: {error}\n");
     };

@@ -45,6 +45,7 @@ pub(super) async fn run(args: DevArgs) -> ExitCode {
         Ok(agent) => agent,
         Err(code) => return code,
     };
+    warn_of_observing(&agent);
     let printer = tokio::spawn(print(agent.log().clone()));
     let result = tokio::select! {
         _ = run::stop_signal() => ExitCode::SUCCESS,
@@ -108,12 +109,26 @@ async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
             Ok(new) => match agent.deploy(&new).await {
                 Ok(()) => {
                     say(&format!("dshield dev: reloaded {}", config.display()));
+                    warn_of_observing(agent);
                     (loaded, wrong) = (Some(new), None);
                 }
                 Err(error) => complain(&mut wrong, error.to_string()),
             },
             Err(error) => complain(&mut wrong, error),
         }
+    }
+}
+
+const OBSERVING: &str = "\
+dshield dev: ************************************************************************
+dshield dev: NOTHING IS ENFORCED. The policy says mode = \"observe\": what it does not
+dshield dev: allow is let through and written down. Use it with code and data that may
+dshield dev: go anywhere. `dshield policy suggest` makes rules of what is written down.
+dshield dev: ************************************************************************";
+
+fn warn_of_observing(agent: &Agent) {
+    if agent.observes() {
+        say(OBSERVING);
     }
 }
 

@@ -57,8 +57,9 @@ pub async fn run(args: LogsArgs) -> ExitCode {
     }
 }
 
+/// Why the log was not printed.
 #[derive(Debug, thiserror::Error)]
-enum LogsError {
+pub(super) enum LogsError {
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the log could not be printed: {0}")]
@@ -72,9 +73,7 @@ enum LogsError {
 async fn print(client: &Client, args: &LogsArgs) -> Result<(), LogsError> {
     let mut next = args.from;
     loop {
-        let response = get(client, &format!("/v1/log/entries?from={next}&limit={PAGE}")).await?;
-        let page = client.body(response).await?;
-        let text = String::from_utf8_lossy(&page);
+        let text = page(client, next).await?;
         let mut out = io::stdout().lock();
         let before = next;
         for line in text.lines() {
@@ -108,6 +107,17 @@ async fn follow(client: &Client, from: u64, json: bool) -> Result<(), LogsError>
     Err(LogsError::Ended)
 }
 
+/// The lines of the entries from number `from` on, or of the first few of them.
+pub(super) async fn page(client: &Client, from: u64) -> Result<String, LogsError> {
+    text(client, &format!("/v1/log/entries?from={from}&limit={PAGE}")).await
+}
+
+/// What the API has at `path`.
+pub(super) async fn text(client: &Client, path: &str) -> Result<String, LogsError> {
+    let body = client.body(get(client, path).await?).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
 async fn get(client: &Client, path: &str) -> Result<Response<Incoming>, LogsError> {
     let response = client.send(Method::GET, path, Bytes::new()).await?;
     let status = response.status();
@@ -137,8 +147,14 @@ pub fn human(line: &str) -> String {
     // The clock's time of the day; the date changes rarely and is in --json.
     let time = entry.time.split_once('T').map_or(entry.time.as_str(), |(_, time)| time.get(..12).unwrap_or(time));
     let function = subject.function.as_deref().unwrap_or("-");
-    let mut text = format!("{time} {:>6} {:<8} {function:<16} ", entry.seq, kind(event));
+    let mode = if entry.mode.is_some() { "observing " } else { "" };
+    let mut text = format!("{time} {:>6} {mode}{:<8} {function:<16} ", entry.seq, kind(event));
     text.push_str(&sentence(event, subject.instance.as_deref().unwrap_or("?")));
+    if let Event::Refused(refused) = event
+        && let Some(hint) = refused.hint(function)
+    {
+        let _ = write!(text, "; {hint}");
+    }
     if let (Event::Invoke(_), Some(id)) = (event, &subject.request_id) {
         let _ = write!(text, " [{id}]");
     }
@@ -154,6 +170,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Connect(_) => "connect",
         Event::Request(_) => "request",
         Event::Close(_) => "close",
+        Event::Refused(Refused { let_through: true, .. }) => "OBSERVED",
         Event::Refused(_) => "REFUSED",
         Event::Policy(_) => "policy",
         Event::Tamper { .. } => "TAMPER",
@@ -188,9 +205,10 @@ fn sentence(event: &Event, instance: &str) -> String {
                 "connection {connection} closed after {duration_ms} ms, {bytes_from_function} bytes out, {bytes_to_function} bytes in{why}"
             )
         }
-        Event::Refused(Refused { layer, reason, detail, rule, count, process, .. }) => {
+        Event::Refused(Refused { layer, reason, detail, rule, let_through, count, process, .. }) => {
             let times = count.map(|count| format!(", {count} times")).unwrap_or_default();
-            format!("{detail}: {reason}, by {rule} ({layer}){times}{}", asked_by(process.as_ref()))
+            let through = if *let_through { ", let through" } else { "" };
+            format!("{detail}: {reason}, by {rule} ({layer}){times}{}{through}", asked_by(process.as_ref()))
         }
         Event::Policy(PolicyInForce { sha256, functions }) => {
             format!("in force: {} for {}", sha256.get(..16).unwrap_or(sha256), functions.join(", "))
@@ -241,6 +259,21 @@ mod tests {
         let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","kind":"refused","function":"summarize","instance":"i-1","layer":"dns","reason":"name_not_allowed","detail":"attacker.example A","rule":"default"},"signature":""}"#;
         let expected =
             "03:04:05.678      7 REFUSED  summarize        attacker.example A: name_not_allowed, by default (dns)";
+        assert_eq!(human(line), expected);
+    }
+
+    #[test]
+    fn a_refusal_says_which_rule_to_add_also_when_it_stands_for_many() {
+        let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","kind":"refused","function":"summarize","instance":"i-1","layer":"dns","reason":"name_not_allowed","detail":"dns A b.example","rule":"default","attempt":{"host":"b.example"},"count":3},"signature":""}"#;
+        let expected = "dns A b.example: name_not_allowed, by default (dns), 3 times; \
+                        to allow it, add below the function `summarize`: [[function.egress]] host = \"b.example\"";
+        assert!(human(line).ends_with(expected), "{}", human(line));
+    }
+
+    #[test]
+    fn what_was_only_observed_is_marked() {
+        let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","mode":"observe","kind":"refused","function":"f","layer":"connect","reason":"name_not_allowed","detail":"tcp b.example:443","rule":"default","let_through":true},"signature":""}"#;
+        let expected = "03:04:05.678      7 observing OBSERVED f                tcp b.example:443: name_not_allowed, by default (connect), let through";
         assert_eq!(human(line), expected);
     }
 

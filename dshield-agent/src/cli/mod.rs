@@ -25,6 +25,7 @@ pub mod invoke;
 pub mod logs;
 mod measure;
 mod run;
+mod suggest;
 mod table;
 
 const AFTER_HELP: &str = "\
@@ -61,6 +62,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Work on a policy.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Say whether this machine is fit: probe the kernel, and try to get out of a throw-away instance.
     Doctor(doctor::DoctorArgs),
     /// Write a first policy and function into a folder.
@@ -121,11 +125,18 @@ pub fn main() -> ExitCode {
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Check { file, json } => check::run(&file, json),
+        Command::Policy(PolicyCommand::Suggest(args)) => block_on(suggest::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Init { dir, runtime } => init::run(&dir, runtime),
         Command::Measure { json } => measure::run(json),
     }
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Turn what a log says was refused into the smallest rules that would allow it.
+    Suggest(suggest::SuggestArgs),
 }
 
 /// An address for `--listen`: an IP address with a port.

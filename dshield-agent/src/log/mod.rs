@@ -25,9 +25,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use dshield_common::log::entry::{Boot, Event, Isolation, Record};
+use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Record};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -57,6 +58,8 @@ pub struct BootFacts {
     pub sha256: BTreeMap<String, String>,
     /// The walls that depend on the machine.
     pub isolation: Isolation,
+    /// How the policy will be applied, where not by refusing.
+    pub mode: Option<Mode>,
 }
 
 /// A handle to the log, cheap to clone. When the last one is dropped the log closes by itself.
@@ -67,6 +70,8 @@ pub struct Log {
 
 struct Shared {
     queue: mpsc::Sender<Command>,
+    /// How many [`Observing`] there are.
+    observing: Arc<AtomicUsize>,
     failure: Arc<Failure>,
     store: Arc<Store>,
     head: watch::Receiver<u64>,
@@ -81,6 +86,16 @@ struct Shared {
 pub struct Pending {
     reply: oneshot::Receiver<Result<u64, LogError>>,
     failure: Arc<Failure>,
+}
+
+/// While one of these lives, every record that is handed to the log says that the policy only observes.
+#[derive(Debug)]
+pub struct Observing(Arc<AtomicUsize>);
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Log {
@@ -112,10 +127,10 @@ impl Log {
             head: head_sender,
             failure: failure.clone(),
         };
-        let BootFacts { version, sha256, isolation } = facts;
+        let BootFacts { version, sha256, isolation, mode } = facts;
         let isolation = Some(isolation);
         let boot = Boot { version, key: public_key_pem.clone(), sha256, isolation, memory_only, previous };
-        writer.write_now(Record::agent(Event::Boot(boot)))?;
+        writer.write_now(Record::agent(Event::Boot(boot)), mode)?;
 
         let failed = |error: std::io::Error| LogError::Failed { cause: error.to_string().into() };
         let timer = Builder::new_current_thread().enable_time().build().map_err(failed)?;
@@ -124,8 +139,20 @@ impl Log {
             .name("log-writer".to_owned())
             .spawn(move || writer.run(commands, &timer))
             .map_err(failed)?;
-        let shared = Shared { queue, failure, store, head, public_key_pem, boot_id, boot_entry: next };
+        let observing = Arc::default();
+        let shared = Shared { queue, observing, failure, store, head, public_key_pem, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// From now on, until what comes back is dropped, entries say that the policy only observes.
+    #[must_use]
+    pub fn observing(&self) -> Observing {
+        self.shared.observing.fetch_add(1, Ordering::SeqCst);
+        Observing(self.shared.observing.clone())
+    }
+
+    fn mode(&self) -> Option<Mode> {
+        (self.shared.observing.load(Ordering::SeqCst) > 0).then_some(Mode::Observe)
     }
 
     /// Gives `record` its place in the log, waiting while the queue is full. Records of one caller keep their order.
@@ -135,7 +162,7 @@ impl Log {
     pub async fn enqueue(&self, record: Record) -> Result<Pending, LogError> {
         self.check()?;
         let (sender, reply) = oneshot::channel();
-        let command = Command::Append(record, Some(sender));
+        let command = Command::Append(record, self.mode(), Some(sender));
         self.shared.queue.send(command).await.map_err(|_| self.ended())?;
         Ok(Pending { reply, failure: self.shared.failure.clone() })
     }
@@ -158,7 +185,7 @@ impl Log {
     /// Outside a tokio runtime, when the queue is full.
     pub fn enqueue_now(&self, record: Record) -> Result<(), LogError> {
         self.check()?;
-        match self.shared.queue.try_send(Command::Append(record, None)) {
+        match self.shared.queue.try_send(Command::Append(record, self.mode(), None)) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(self.ended()),
             Err(mpsc::error::TrySendError::Full(command)) => {

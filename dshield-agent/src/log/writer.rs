@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use dshield_common::log::MAX_ENTRY;
-use dshield_common::log::entry::{Entry, Event, Record};
+use dshield_common::log::entry::{Entry, Event, Mode, Record};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout_at;
@@ -34,8 +34,8 @@ pub(super) type Reply = oneshot::Sender<Result<u64, LogError>>;
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are records")]
 pub(super) enum Command {
-    /// Write this.
-    Append(Record, Option<Reply>),
+    /// Write this, as handed over in this mode.
+    Append(Record, Option<Mode>, Option<Reply>),
     /// Tell when everything before this is written, or the log has failed.
     Settle(oneshot::Sender<()>),
     /// Write what is queued, then end.
@@ -121,8 +121,8 @@ impl Batch {
 
 impl Writer {
     /// Writes one entry at once.
-    pub(super) fn write_now(&mut self, record: Record) -> Result<(), LogError> {
-        let row = self.seal(self.next, record)?;
+    pub(super) fn write_now(&mut self, record: Record, mode: Option<Mode>) -> Result<(), LogError> {
+        let row = self.seal(self.next, record, mode)?;
         self.store.append(self.next, &[row])?;
         self.advance(1);
         Ok(())
@@ -136,7 +136,7 @@ impl Writer {
             let mut command = Some(first);
             while let Some(received) = command {
                 match received {
-                    Command::Append(record, reply) => self.take(&mut batch, record, reply),
+                    Command::Append(record, mode, reply) => self.take(&mut batch, record, mode, reply),
                     Command::Settle(waiting) => batch.settling.push(waiting),
                     Command::Close => queue.close(),
                 }
@@ -154,13 +154,13 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, batch: &mut Batch, record: Record, reply: Option<Reply>) {
+    fn take(&mut self, batch: &mut Batch, record: Record, mode: Option<Mode>, reply: Option<Reply>) {
         if let Some(error) = self.failure.error() {
             answer(reply, Err(error));
             return;
         }
         let seq = self.next + batch.rows.len() as u64;
-        match self.seal(seq, record) {
+        match self.seal(seq, record, mode) {
             Ok(row) => {
                 batch.bytes += row.entry.len();
                 batch.rows.push(row);
@@ -175,15 +175,15 @@ impl Writer {
                 if !answer(reply, Err(error)) {
                     // Nobody will hear of it, so the log has to say that something is missing.
                     let source = "record that does not fit an entry".to_owned();
-                    self.take(batch, Record::agent(Event::Lost { count: 1, source }), None);
+                    self.take(batch, Record::agent(Event::Lost { count: 1, source }), mode, None);
                 }
             }
         }
     }
 
-    fn seal(&mut self, seq: u64, record: Record) -> Result<Row, LogError> {
+    fn seal(&mut self, seq: u64, record: Record, mode: Option<Mode>) -> Result<Row, LogError> {
         let time = self.clock.stamp(SystemTime::now());
-        let entry = Entry { seq, time, boot_id: self.boot_id.as_ref().to_owned(), record };
+        let entry = Entry { seq, time, boot_id: self.boot_id.as_ref().to_owned(), mode, record };
         let entry = entry.canonical().map_err(LogError::NotCanonical)?;
         if entry.len() > MAX_ENTRY {
             return Err(LogError::TooLarge { size: entry.len() });

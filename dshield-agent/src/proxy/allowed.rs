@@ -3,11 +3,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record, Refused};
-use dshield_common::policy::{LogLevel, Route};
+use dshield_common::policy::{Denied, LogLevel, Route};
 
-use super::Context;
 use super::counted::Counters;
 use super::upstream::UpstreamError;
+use super::{Context, NO_RULE};
 use crate::log::LogError;
 
 /// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
@@ -61,20 +61,28 @@ impl Allowed {
     /// Writes a refusal into the log, when it is one.
     pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
         if let Some(reason) = error.refusal() {
-            self.context.refusals.report(self.refused("upstream", reason, error.to_string(), self.route.rule_id()));
+            let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
+            self.context.refusals.report(refused);
         }
     }
 
     /// Writes into the log that a later hello was not the first one's.
     pub(super) fn refuse_hello(&self, error: &std::io::Error) {
         let detail = format!("tls to {}: {error}", self.route.to);
-        self.context.refusals.report(self.refused("tls", "sni_mismatch", detail, self.route.rule_id()));
+        let refused = self.refused("tls", "sni_mismatch", detail, self.route.rule_id(), self.attempt());
+        self.context.refusals.report(refused);
     }
 
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.
     pub(super) async fn refuse(&self, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Option<u64> {
-        let refused = Refused { attempt: Some(attempt), ..self.refused("http", reason, detail, rule) };
-        self.context.refusals.report_numbered(refused).await
+        self.context.refusals.report_numbered(self.refused("http", reason, detail, rule, attempt)).await
+    }
+
+    /// Writes into the log what a request would have been refused for, which goes on.
+    pub(super) fn observe(&self, denied: &Denied, attempt: Attempt) {
+        let rule = denied.rule().unwrap_or(NO_RULE);
+        let refused = self.refused("http", denied.reason(), denied.to_string(), rule, attempt);
+        self.context.refusals.report(Refused { let_through: true, ..refused });
     }
 
     /// What the connection is for.
@@ -82,14 +90,15 @@ impl Allowed {
         Attempt { host: self.route.to.to_string(), port: Some(self.route.port), method: None, path: None }
     }
 
-    fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str) -> Refused {
+    fn refused(&self, layer: &str, reason: &str, detail: String, rule: &str, attempt: Attempt) -> Refused {
         Refused {
             layer: layer.into(),
             reason: reason.into(),
             detail,
             rule: rule.into(),
+            let_through: false,
             connection: Some(self.id),
-            attempt: None,
+            attempt: Some(attempt),
             process: None,
             count: None,
         }

@@ -30,12 +30,9 @@ pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Con
         None => Destination::Address(target.ip()),
     };
     let flow = Flow { context, to, port: target.port(), process };
-    match flow.route() {
+    match flow.decide().await {
         Ok(route) => flow.follow(route, Counted::new(stream, Arc::default()), Requests::Many).await,
-        Err(denied) => {
-            let seq = flow.refuse_route(&denied).await;
-            deny::show(stream, &denied, seq).await;
-        }
+        Err(RouteRefused { denied, seq }) => deny::show(stream, &denied, seq).await,
     }
 }
 
@@ -54,17 +51,34 @@ pub(super) struct Flow {
     pub(super) process: Option<Process>,
 }
 
+/// No rule allows a connection, and the log says so.
+pub(super) struct RouteRefused {
+    pub(super) denied: Denied,
+    /// The number of the log entry, where it has one of its own.
+    pub(super) seq: Option<u64>,
+}
+
 impl Flow {
-    /// The decision.
-    pub(super) fn route(&self) -> Result<Route, Denied> {
-        self.context.egress.policy.route(&self.to, self.port)
+    /// The decision. A refusal is in the log when this returns, also one that a policy only observes.
+    pub(super) async fn decide(&self) -> Result<Route, RouteRefused> {
+        match self.context.egress.policy.route(&self.to, self.port) {
+            Ok(route) => {
+                if let Some(denied) = route.would_be() {
+                    let refused = Refused { let_through: true, ..self.refused_route(denied) };
+                    let _ = self.context.refusals.report_numbered(refused).await;
+                }
+                Ok(route)
+            }
+            Err(denied) => {
+                let seq = self.context.refusals.report_numbered(self.refused_route(&denied)).await;
+                Err(RouteRefused { denied, seq })
+            }
+        }
     }
 
-    /// Writes into the log that no rule allows it: the entry's number, where it has one of its own.
-    pub(super) async fn refuse_route(&self, denied: &Denied) -> Option<u64> {
+    fn refused_route(&self, denied: &Denied) -> Refused {
         let detail = format!("tcp {}: {denied}", self.shown());
-        let refused = self.refused("connect", denied.reason(), detail, denied.rule().unwrap_or(NO_RULE));
-        self.context.refusals.report_numbered(refused).await
+        self.refused("connect", denied.reason(), detail, denied.rule().unwrap_or(NO_RULE))
     }
 
     /// Goes the way that was decided on.
@@ -83,7 +97,7 @@ impl Flow {
         let _place = match self.place(&route) {
             Ok(place) => place,
             Err(denied) => {
-                let _ = self.refuse_route(&denied).await;
+                let _ = self.context.refusals.report_numbered(self.refused_route(&denied)).await;
                 return deny::reset(stream.get_ref());
             }
         };
@@ -137,6 +151,7 @@ impl Flow {
             reason: reason.into(),
             detail,
             rule: rule.into(),
+            let_through: false,
             connection: None,
             attempt: Some(Attempt { host: self.to.to_string(), port: Some(self.port), method: None, path: None }),
             process: self.process.clone(),

@@ -32,6 +32,8 @@ const TCP_IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Verdict {
     pub(super) reply: Option<Vec<u8>>,
     event: Option<Event>,
+    /// What it would have been refused for, where the policy only observes.
+    observed: Option<Refused>,
 }
 
 /// What one instance's questions are answered from.
@@ -48,9 +50,10 @@ impl Zone<'_> {
     pub(super) fn answer(self, question: &[u8]) -> Verdict {
         let Ok(message) = Message::from_vec(question) else {
             // Not even an id to answer to. Counted all the same: it is something that wanted out.
-            return Verdict { reply: None, event: Some(refused("dns_malformed", "a message that is not DNS")) };
+            let event = Some(refused("dns_malformed", "a message that is not DNS"));
+            return Verdict { reply: None, event, observed: None };
         };
-        let (code, answer, event) = self.judge(&message);
+        let Judged { code, answer, event, observed } = self.judge(&message);
         let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
         reply.metadata.recursion_desired = message.metadata.recursion_desired;
         reply.metadata.recursion_available = true;
@@ -67,28 +70,38 @@ impl Zone<'_> {
             edns.set_max_payload(MAX_PAYLOAD).set_version(0);
             reply.set_edns(edns);
         }
-        Verdict { reply: reply.to_vec().ok(), event }
+        Verdict { reply: reply.to_vec().ok(), event: Some(event), observed }
     }
 
-    fn judge(self, message: &Message) -> (ResponseCode, Option<Answer>, Option<Event>) {
+    fn judge(self, message: &Message) -> Judged {
         let metadata = &message.metadata;
         let query = match message.queries.as_slice() {
             [query] if metadata.message_type == MessageType::Query && metadata.op_code == OpCode::Query => query,
             _ => {
                 let event = refused("dns_unsupported", "a DNS message other than one standard query");
-                return (ResponseCode::NotImp, None, Some(event));
+                return Judged::without_answer(ResponseCode::NotImp, event);
             }
         };
         if let Some(version) = message.edns.as_ref().map(Edns::version).filter(|version| *version != 0) {
             let event = refused("dns_unsupported", &format!("a DNS message with EDNS version {version}"));
-            return (ResponseCode::BADVERS, None, Some(event));
+            return Judged::without_answer(ResponseCode::BADVERS, event);
         }
         let shown = shown(query);
+        let not_allowed = |name: Option<&HostName>| {
+            let host = name.map(ToString::to_string);
+            let attempt = host.map(|host| Attempt { host, port: None, method: None, path: None });
+            Refused { attempt, ..refusal("name_not_allowed", &format!("dns {shown}")) }
+        };
         let name = host_name(query);
-        let Some(name) = name.clone().filter(|name| self.policy.allows_name(name)) else {
-            let attempt = name.map(|name| Attempt { host: name.to_string(), port: None, method: None, path: None });
-            let refused = Refused { attempt, ..refusal("name_not_allowed", &format!("dns {shown}")) };
-            return (ResponseCode::NXDomain, None, Some(Event::Refused(refused)));
+        let (name, observed) = match name.as_ref().map(|name| (name, self.policy.look_up(name))) {
+            Some((name, Ok(would_be))) => {
+                let observed = would_be.map(|_| Refused { let_through: true, ..not_allowed(Some(name)) });
+                (name, observed)
+            }
+            _ => {
+                let refused = Event::Refused(not_allowed(name.as_ref()));
+                return Judged::without_answer(ResponseCode::NXDomain, refused);
+            }
         };
         let qtype = query.query_type();
         let wanted = match (query.query_class(), qtype) {
@@ -98,18 +111,34 @@ impl Zone<'_> {
             _ => false,
         };
         if !wanted {
-            return (ResponseCode::NoError, None, Some(Event::Dns(dns(&name, qtype, None))));
+            let event = Event::Dns(dns(name, qtype, None));
+            return Judged { observed, ..Judged::without_answer(ResponseCode::NoError, event) };
         }
-        let Some(Synthetic { v4, v6 }) = self.names.addresses(&name) else {
+        let Some(Synthetic { v4, v6 }) = self.names.addresses(name) else {
             let event = refused("names_exhausted", &format!("dns {shown}: all synthetic addresses are in use"));
-            return (ResponseCode::ServFail, None, Some(event));
+            return Judged::without_answer(ResponseCode::ServFail, event);
         };
         let (data, address) = match qtype {
             RecordType::AAAA => (RData::AAAA(AAAA(v6)), IpAddr::from(v6)),
             _ => (RData::A(A(v4)), v4.into()),
         };
         let answer = Answer::from_rdata(query.name().clone(), TTL, data);
-        (ResponseCode::NoError, Some(answer), Some(Event::Dns(dns(&name, qtype, Some(address)))))
+        let event = Event::Dns(dns(name, qtype, Some(address)));
+        Judged { code: ResponseCode::NoError, answer: Some(answer), event, observed }
+    }
+}
+
+/// What a question comes to.
+struct Judged {
+    code: ResponseCode,
+    answer: Option<Answer>,
+    event: Event,
+    observed: Option<Refused>,
+}
+
+impl Judged {
+    fn without_answer(code: ResponseCode, event: Event) -> Self {
+        Self { code, answer: None, event, observed: None }
     }
 }
 
@@ -148,6 +177,7 @@ fn refusal(reason: &str, detail: &str) -> Refused {
         reason: reason.into(),
         detail: detail.into(),
         rule: NO_RULE.into(),
+        let_through: false,
         connection: None,
         attempt: None,
         process: None,
@@ -158,7 +188,10 @@ fn refusal(reason: &str, detail: &str) -> Refused {
 impl Context {
     async fn answer_dns(&self, question: &[u8]) -> Option<Vec<u8>> {
         let zone = Zone { policy: self.instance.policy(), names: &self.names, ipv6: self.ipv6 };
-        let Verdict { reply, event } = zone.answer(question);
+        let Verdict { reply, event, observed } = zone.answer(question);
+        if let Some(refused) = observed {
+            self.refusals.report(refused);
+        }
         match event {
             Some(Event::Refused(refused)) => self.refusals.report(refused),
             Some(Event::Dns(dns)) => self.refusals.answered(dns).await,
@@ -250,7 +283,7 @@ pub(super) async fn serve_tcp(mut stream: TcpStream, _peer: SocketAddr, context:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dshield_common::policy::Deployment;
+    use dshield_common::policy::{Deployment, Mode};
     use hickory_proto::rr::Name;
     use proptest::prelude::*;
 
@@ -272,7 +305,7 @@ mod tests {
     }
 
     fn reply(question: &Message, ipv6: bool) -> (Message, Option<Event>) {
-        let Verdict { reply, event } = verdict(&question.to_vec().unwrap(), ipv6);
+        let Verdict { reply, event, .. } = verdict(&question.to_vec().unwrap(), ipv6);
         (Message::from_vec(&reply.unwrap()).unwrap(), event)
     }
 
@@ -300,6 +333,26 @@ mod tests {
             assert!(reply.answers.is_empty());
             assert!(matches!(event, Some(Event::Refused(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn any_host_name_exists_where_the_policy_only_observes() {
+        let policy = FunctionPolicy { mode: Mode::Observe, ..FunctionPolicy::clone(&policy()) };
+        let names = Names::default();
+        let ask = |name| {
+            let asked = question(name, RecordType::A).to_vec().unwrap();
+            let verdict = Zone { policy: &policy, names: &names, ipv6: true }.answer(&asked);
+            (Message::from_vec(&verdict.reply.unwrap()).unwrap().metadata.response_code, verdict.observed)
+        };
+        assert_eq!(ask("api.example.com."), (ResponseCode::NoError, None));
+        let (code, observed) = ask("attacker.example.");
+        let observed = observed.unwrap();
+        assert_eq!(
+            (code, observed.reason.as_str(), observed.let_through),
+            (ResponseCode::NoError, "name_not_allowed", true)
+        );
+        assert_eq!(observed.attempt.unwrap().host, "attacker.example");
+        assert_eq!(ask("."), (ResponseCode::NXDomain, None), "what is no host name stays unknown");
     }
 
     #[test]

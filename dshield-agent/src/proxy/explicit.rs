@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connection::{Flow, Requests, canonical};
+use super::connection::{Flow, Requests, RouteRefused, canonical};
 use super::counted::Counted;
 use super::http::{self, Answer, Head, Violation};
 use super::{Context, NO_RULE};
@@ -76,12 +76,9 @@ pub(super) async fn handle(mut stream: TcpStream, peer: SocketAddr, context: Arc
         }
     };
     let flow = Flow { context, to, port, process };
-    let route = match flow.route() {
+    let route = match flow.decide().await {
         Ok(route) => route,
-        Err(denied) => {
-            let seq = flow.refuse_route(&denied).await;
-            return end_with(stream, &Answer::denied(&denied, seq)).await;
-        }
+        Err(RouteRefused { denied, seq }) => return end_with(stream, &Answer::denied(&denied, seq)).await,
     };
     let requests = match way {
         Way::Tunnel => {
@@ -147,6 +144,7 @@ impl AskError {
             reason: INVALID.to_owned(),
             detail: format!("explicit proxy: {self}"),
             rule: NO_RULE.to_owned(),
+            let_through: false,
             connection: None,
             attempt: None,
             process,

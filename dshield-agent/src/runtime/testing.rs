@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dshield_common::policy::{Function, FunctionName, FunctionPolicy, Runtime};
+use dshield_common::policy::{Function, FunctionName, FunctionPolicy, Mode, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -80,7 +80,7 @@ pub(crate) fn function(name: &str, source: &Source) -> LoadedFunction {
             env: std::collections::BTreeMap::new(),
         },
         code: source.folder.path().to_owned(),
-        policy: Arc::new(FunctionPolicy { name, egress: Vec::new() }),
+        policy: Arc::new(FunctionPolicy { name, mode: Mode::Enforce, egress: Vec::new() }),
     }
 }
 

@@ -16,9 +16,21 @@ pub struct Entry {
     pub time: String,
     /// The boot that sealed the entry: 32 hexadecimal digits.
     pub boot_id: String,
+    /// How the policy was applied when it was written, where that was not by refusing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// What happened, and to whom.
     #[serde(flatten)]
     pub record: Record,
+}
+
+/// How a policy is applied other than by refusing what it does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Mode {
+    /// What it does not allow is let through, and written down as refused.
+    Observe,
 }
 
 impl Entry {
@@ -281,6 +293,9 @@ pub struct Refused {
     pub detail: String,
     /// The rule or kernel program that refused it, or `default` when no rule allows it.
     pub rule: String,
+    /// True when it went on all the same, because the policy only observes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub let_through: bool,
     /// See [`Connect::connection`]; when the connection had been allowed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<u64>,
@@ -333,6 +348,7 @@ mod tests {
             seq: 9,
             time: "2026-01-02T03:04:05.000006Z".to_owned(),
             boot_id: "00112233445566778899aabbccddeeff".to_owned(),
+            mode: None,
             record: Record { subject, event },
         };
         let text = entry.canonical().unwrap();
@@ -345,9 +361,20 @@ mod tests {
     }
 
     #[test]
+    fn every_entry_of_a_policy_that_observes_says_so() {
+        let event = Event::Lost { count: 3, source: String::new() };
+        let (time, boot_id, mode) = (String::new(), String::new(), Some(Mode::Observe));
+        let entry = Entry { seq: 9, time, boot_id, mode, record: Record::agent(event) };
+        let text = entry.canonical().unwrap();
+        assert!(text.contains(r#""mode":"observe""#), "{text}");
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
     fn a_number_beyond_two_to_the_53_has_no_canonical_form() {
         let event = Event::Lost { count: 1 << 53, source: String::new() };
-        let entry = Entry { seq: 0, time: String::new(), boot_id: String::new(), record: Record::agent(event) };
+        let entry =
+            Entry { seq: 0, time: String::new(), boot_id: String::new(), mode: None, record: Record::agent(event) };
         assert!(entry.canonical().is_err());
     }
 }

@@ -2,7 +2,6 @@
 use std::net::IpAddr;
 
 use super::types::Rule;
-use crate::address::is_synthetic;
 
 /// Why something may not leave. The function did what its policy does not allow; [`Denied::hint`] says what would.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,38 +169,6 @@ impl Denied {
             Self::Upgrade { .. } => "upgrade_not_allowed",
             Self::Rate { .. } => "rate_exceeded",
             Self::Concurrency { .. } => "too_many_at_once",
-        }
-    }
-
-    /// What to write into `dshield.toml`, or to change in the function, if this was meant to be allowed.
-    #[must_use]
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Name { function, host } => {
-                format!("to allow it, add below the function `{function}`: [[function.egress]] host = \"{host}\"")
-            }
-            Self::Address { address, .. } if is_synthetic(*address) => {
-                format!("look the name up again: {address} stands for none that this instance has asked for")
-            }
-            Self::Address { function, address } => format!(
-                "connect by name, so that the rule can say whose the address is; to allow the address itself, add below \
-                 the function `{function}`: [[function.egress]] host = \"{address}\""
-            ),
-            Self::SpecialPurpose { address, .. } => {
-                format!("to allow it, add a rule of its own: [[function.egress]] host = \"{address}\"")
-            }
-            Self::Port { host, port, allowed } => {
-                let ports: Vec<String> = allowed.iter().chain([port]).map(ToString::to_string).collect();
-                format!("to allow it, write ports = [{}] in the egress rule for \"{host}\"", ports.join(", "))
-            }
-            Self::Method { method, rule, .. } => format!("to allow it, add \"{method}\" to `methods` of {rule}"),
-            Self::Path { path, rule, .. } => format!("to allow it, add \"{path}\" to `paths` of {rule}"),
-            Self::AmbiguousPath { .. } => {
-                "send the path in its plain form: no `//`, `.`, `..`, `\\` or control characters, neither plain nor encoded".to_owned()
-            }
-            Self::Upgrade { rule, .. } => format!("to allow it, write upgrade = true in {rule}"),
-            Self::Rate { rule, .. } => format!("try again later, or raise `rate` of {rule}"),
-            Self::Concurrency { rule, .. } => format!("try again later, or raise `max_concurrent` of {rule}"),
         }
     }
 }

@@ -8,6 +8,8 @@
 //!   its fields say
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
+//! * [`remedy`]: from a refusal to what to change
+//! * `suggest`: from a log's refusals to the rules that are missing
 //! * `canonical`: from types to the text that is hashed
 mod canonical;
 mod decide;
@@ -17,12 +19,14 @@ mod inject;
 mod parse;
 mod path;
 mod rate;
+pub mod remedy;
 mod resolver;
 mod spki;
+mod suggest;
 mod types;
 
 pub use canonical::PolicyHash;
-pub use decide::Route;
+pub use decide::{OBSERVE, Permit, Route};
 pub use denied::Denied;
 pub use diagnostic::{Diagnostic, Position};
 pub use inject::{Injection, SecretName, SecretNameError};
@@ -31,6 +35,7 @@ pub use path::PathPattern;
 pub use rate::{Rate, RateError};
 pub use resolver::{NamedServer, UpstreamResolver, UpstreamResolverError};
 pub use spki::{SpkiPin, SpkiPinError};
+pub use suggest::Suggestions;
 pub use types::{
     Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Mode, Pin, Policy, Protocol, Rule, Runtime, TlsMode,
     UnknownWord,

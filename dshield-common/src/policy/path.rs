@@ -42,6 +42,12 @@ impl PathPattern {
         Ok(if prefix { Self::Prefix(path.to_owned()) } else { Self::Exact(path.to_owned()) })
     }
 
+    /// True when a pattern with the text `path` means that path and no other.
+    #[must_use]
+    pub(super) fn names_exactly(path: &str) -> bool {
+        matches!(Self::parse(path), Ok(Self::Exact(_)))
+    }
+
     /// True when `path`, without its query, is one of those meant.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {

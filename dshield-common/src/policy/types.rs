@@ -46,6 +46,8 @@ pub struct Policy {
 pub struct FunctionPolicy {
     /// The function's name.
     pub name: FunctionName,
+    /// Whether what its rules do not allow is refused; the same for all functions of a policy.
+    pub mode: Mode,
     /// Its rules, in the order of the file: of several that allow a request, the first is the one that counts.
     pub egress: Vec<Arc<Rule>>,
 }
@@ -84,6 +86,29 @@ pub struct Rule {
     pub pin_spki: Vec<SpkiPin>,
     /// Header fields that requests get on their way, by lower-case name.
     pub inject_header: BTreeMap<String, Injection>,
+}
+
+impl Rule {
+    /// A rule for one port that says nothing but how to connect.
+    pub(super) fn any(id: String, host: HostPattern, port: u16, tls: TlsMode, protocol: Protocol) -> Self {
+        Self {
+            id,
+            host,
+            ports: vec![port],
+            tls,
+            protocol,
+            methods: None,
+            paths: None,
+            max_request_bytes: None,
+            upgrade: false,
+            rate: None,
+            max_concurrent: None,
+            resolve: Vec::new(),
+            ca: Vec::new(),
+            pin_spki: Vec::new(),
+            inject_header: BTreeMap::new(),
+        }
+    }
 }
 
 /// Which names or addresses a rule is for. A name never matches a network, whatever it resolves to, and an address

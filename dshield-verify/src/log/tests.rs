@@ -45,6 +45,7 @@ impl Log {
             seq,
             time: "2026-01-02T03:04:05.000006Z".to_owned(),
             boot_id: self.boot_id.clone(),
+            mode: None,
             record: Record::agent(event),
         };
         let entry = entry.canonical().unwrap();

@@ -37,6 +37,25 @@ async fn who_waits_finds_all_that_was_handed_over_before() {
 }
 
 #[tokio::test]
+async fn what_is_handed_over_while_the_policy_only_observes_says_so() {
+    let mode = Some(Mode::Observe);
+    let log = Log::open(Storage::Memory, BootFacts { mode, ..facts() }).unwrap();
+    log.append(record(1)).await.unwrap();
+    let (first, second) = (log.observing(), log.observing());
+    log.append(record(2)).await.unwrap();
+    drop(first);
+    // Sealed later than it was handed over, and still as it was then.
+    let pending = log.enqueue(record(3)).await.unwrap();
+    drop(second);
+    pending.durable().await.unwrap();
+    log.append(record(4)).await.unwrap();
+    let lines = lines(&log).await;
+    let modes: Vec<_> = lines.iter().map(|line| entry(line).mode).collect();
+    assert_eq!(modes, [mode, None, mode, mode, None]);
+    assert_eq!(verify(&log).await.entries, 5);
+}
+
+#[tokio::test]
 async fn every_boot_names_the_head_it_found_and_goes_on_counting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");

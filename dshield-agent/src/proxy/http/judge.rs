@@ -5,7 +5,7 @@ use ::http::header::{self, HeaderName};
 use ::http::{Method, Request, StatusCode};
 use dshield_common::destination::{AuthorityError, Destination};
 use dshield_common::log::entry::Attempt;
-use dshield_common::policy::{Denied, Rule, TlsMode};
+use dshield_common::policy::{Denied, Permit, Rule, TlsMode};
 
 use super::framing::Violation;
 use super::refusal::{self, Refusal};
@@ -44,20 +44,12 @@ pub(super) fn request<B: ::http_body::Body>(
 
 /// What a body that was not let through means for its request; `None` where it just ended.
 pub(super) fn body(connection: &Allowed, rule: &Rule, error: &BodyError) -> Option<Refusal> {
-    let (status, reason, detail, hint) = match error {
-        BodyError::TooLarge(_) => (
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "request_too_large",
-            error.to_string(),
-            format!("raise max_request_bytes in {}", rule.id),
-        ),
-        BodyError::Http(error) => {
-            let violation = Violation::behind(error)?;
-            (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, violation.to_string(), refusal::PLAIN_FRAMING.to_owned())
-        }
+    let (status, reason, detail) = match error {
+        BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", error.to_string()),
+        BodyError::Http(error) => (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, Violation::behind(error)?.to_string()),
     };
     let detail = format!("request to {}: {detail}", connection.route.to);
-    Some(Refusal { status, reason, detail, rule: rule.id.clone(), hint, attempt: connection.attempt() })
+    Some(Refusal::of_traffic(status, reason, detail, rule.id.clone(), connection.attempt()))
 }
 
 /// One request on its connection.
@@ -67,15 +59,9 @@ struct Case<'a, B> {
 }
 
 impl<B: ::http_body::Body> Case<'_, B> {
-    fn refusal(&self, status: StatusCode, reason: &'static str, detail: String, hint: &str) -> Box<Refusal> {
-        Box::new(Refusal {
-            status,
-            reason,
-            detail,
-            rule: self.connection.route.rule_id().to_owned(),
-            hint: hint.to_owned(),
-            attempt: self.attempt(),
-        })
+    fn refusal(&self, status: StatusCode, reason: &'static str, detail: String) -> Box<Refusal> {
+        let rule = self.connection.route.rule_id().to_owned();
+        Box::new(Refusal::of_traffic(status, reason, detail, rule, self.attempt()))
     }
 
     fn denied(&self, denied: &Denied) -> Box<Refusal> {
@@ -104,20 +90,17 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let length = self.request.method().as_str().len() + self.request.uri().path().len();
         if length > LONGEST_TARGET {
             let detail = format!("request to {to} with method and path of {length} bytes");
-            let hint = "shorten it; data belongs into the body or the query";
-            return Err(self.refusal(StatusCode::URI_TOO_LONG, "target_too_long", detail, hint));
+            return Err(self.refusal(StatusCode::URI_TOO_LONG, "target_too_long", detail));
         }
         if self.request.method() == Method::CONNECT {
             let detail = format!("CONNECT inside the connection to {to}");
-            let hint = "connect to the host directly";
-            return Err(self.refusal(StatusCode::FORBIDDEN, "connect_inside", detail, hint));
+            return Err(self.refusal(StatusCode::FORBIDDEN, "connect_inside", detail));
         }
         // RFC 9112, section 3.2: a lone authority is CONNECT's, and `*` is for OPTIONS. Upstream they would become paths.
         let path = self.request.uri().path();
         if path.is_empty() || path == "*" && self.request.method() != Method::OPTIONS {
             let detail = format!("request to {to} with a target that is no path");
-            let hint = "send the path, from its first slash on";
-            return Err(self.refusal(StatusCode::BAD_REQUEST, "target_invalid", detail, hint));
+            return Err(self.refusal(StatusCode::BAD_REQUEST, "target_invalid", detail));
         }
         Ok(())
     }
@@ -128,8 +111,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let (scheme, default_port) = if route.tls() == TlsMode::None { ("http", 80) } else { ("https", 443) };
         let named = self.named().map_err(|problem| {
             let detail = format!("request to {}: {problem}", route.to);
-            let hint = "send one Host header (HTTP/2: one :authority) with the host's name";
-            self.refusal(StatusCode::BAD_REQUEST, "authority_invalid", detail, hint)
+            self.refusal(StatusCode::BAD_REQUEST, "authority_invalid", detail)
         })?;
         let (to, port) = (&named.0, named.1.unwrap_or(default_port));
         let own_scheme = self.request.uri().scheme_str().is_none_or(|own| own.eq_ignore_ascii_case(scheme));
@@ -137,8 +119,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
             let shown = named.1.map_or_else(|| to.to_string(), |port| format!("{to}:{port}"));
             let scheme = if own_scheme { "" } else { " under another scheme" };
             let detail = format!("request for {shown}{scheme} on the connection to {}:{}", route.to, route.port);
-            let hint = "open a connection of its own for each host";
-            return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail, hint));
+            return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail));
         }
         Ok(())
     }
@@ -166,8 +147,17 @@ impl<B: ::http_body::Body> Case<'_, B> {
 
     fn rule(&self) -> Result<Arc<Rule>, Box<Refusal>> {
         let (method, path) = (self.request.method().as_str(), self.request.uri().path());
-        let rule = self.connection.route.request(method, path).map_err(|denied| self.denied(&denied))?;
-        Ok(rule.clone())
+        let decided = self.connection.route.request(method, path);
+        let Permit { rule, observed } = decided.map_err(|denied| self.denied(&denied))?;
+        self.observe(observed.as_ref());
+        Ok(rule)
+    }
+
+    /// Writes down what would have been refused, and goes on.
+    fn observe(&self, would_be: Option<&Denied>) {
+        if let Some(denied) = would_be {
+            self.connection.observe(denied, self.attempt());
+        }
     }
 
     /// Where methods are judged, no other one is smuggled in beside the one that was judged.
@@ -180,15 +170,15 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let parameter = parameters.any(|pair| pair.split('=').next().is_some_and(is_method_parameter));
         let Some(by) = header.map(HeaderName::as_str).or(parameter.then_some("_method")) else { return Ok(()) };
         let detail = format!("request to {} with another method in `{by}`", self.connection.route.to);
-        let hint = "send the method as the request's own, and list it in `methods` of the rule";
-        Err(self.refusal(StatusCode::FORBIDDEN, "method_override", detail, hint))
+        Err(self.refusal(StatusCode::FORBIDDEN, "method_override", detail))
     }
 
     fn upgrade(&self, rule: &Rule) -> Result<(), Box<Refusal>> {
-        match rule.denies_upgrade() {
-            Some(denied) if tunnel::asked(self.request.headers()).is_some() => Err(self.denied(&denied)),
-            _ => Ok(()),
+        if tunnel::asked(self.request.headers()).is_some() {
+            let observed = self.connection.route.upgrade(rule).map_err(|denied| self.denied(&denied))?;
+            self.observe(observed.as_ref());
         }
+        Ok(())
     }
 
     /// TRACE answers with the request (RFC 9110, section 9.3.8), and what was put into it on its way.
@@ -197,7 +187,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
             return Ok(());
         }
         let detail = format!("TRACE to {}, which would show an injected header", self.connection.route.to);
-        Err(self.refusal(StatusCode::FORBIDDEN, "trace_of_injected", detail, "do without TRACE"))
+        Err(self.refusal(StatusCode::FORBIDDEN, "trace_of_injected", detail))
     }
 
     fn place(&self, rule: &Rule) -> Result<Place, Box<Refusal>> {
@@ -209,8 +199,8 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let Some(limit) = rule.max_request_bytes.filter(|limit| declared > *limit) else { return Ok(()) };
         let to = &self.connection.route.to;
         let detail = format!("request body of {declared} bytes to {to}; the rule allows {limit}");
-        let hint = format!("raise max_request_bytes in {}", rule.id);
-        Err(self.refusal(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", detail, &hint))
+        let (status, reason) = (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large");
+        Err(Box::new(Refusal::of_traffic(status, reason, detail, rule.id.clone(), self.attempt())))
     }
 }
 

@@ -2,7 +2,7 @@
 use ::http::header::{self, HeaderValue};
 use ::http::{Response, StatusCode};
 use dshield_common::log::entry::Attempt;
-use dshield_common::policy::Denied;
+use dshield_common::policy::{Denied, remedy};
 use serde_json::json;
 
 use super::framing::Violation;
@@ -13,10 +13,8 @@ use crate::proxy::body::{self, Body};
 /// The header that tells a refusal from an answer of the upstream.
 const REFUSED: &str = "x-dshield-refused";
 
-/// The reason where a request can be read in more than one way, and what to do about it.
+/// The reason where a request can be read in more than one way.
 pub(super) const AMBIGUOUS: &str = "ambiguous_framing";
-pub(super) const PLAIN_FRAMING: &str =
-    "send the request as RFC 9112 writes it; nothing that readers repair differently passes";
 
 /// A request that was refused.
 pub(super) struct Refusal {
@@ -31,6 +29,18 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
+    /// Of a request that is not as it should be, whatever the rules allow.
+    pub(super) fn of_traffic(
+        status: StatusCode,
+        reason: &'static str,
+        detail: String,
+        rule: String,
+        attempt: Attempt,
+    ) -> Self {
+        let hint = remedy::of_reason(reason, &rule).unwrap_or_default();
+        Self { status, reason, detail, rule, hint, attempt }
+    }
+
     /// Writes the log entry, and answers with its number.
     pub(super) async fn respond(self, connection: &Allowed) -> Response<Body> {
         let Self { status, reason, detail, rule, hint, attempt } = self;
@@ -46,15 +56,9 @@ pub(super) async fn ambiguous(connection: &Allowed, violation: Violation) -> Res
         Violation::HeadTooLarge | Violation::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    let refusal = Refusal {
-        status,
-        reason: AMBIGUOUS,
-        detail: format!("request to {}: {violation}", connection.route.to),
-        rule: connection.route.rule_id().to_owned(),
-        hint: PLAIN_FRAMING.to_owned(),
-        attempt: connection.attempt(),
-    };
-    refusal.respond(connection).await
+    let detail = format!("request to {}: {violation}", connection.route.to);
+    let rule = connection.route.rule_id().to_owned();
+    Refusal::of_traffic(status, AMBIGUOUS, detail, rule, connection.attempt()).respond(connection).await
 }
 
 /// An answer of D-Shield's own: JSON, with the reason as a header too.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use toml_edit::{Document, Item};
 
 use self::read::{Fields, Spanned};
+pub(super) use self::rule::is_method;
 use super::diagnostic::{Diagnostic, Findings, Position};
 use super::resolver::{UpstreamResolver, UpstreamResolverError};
 use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Mode, Policy};
@@ -62,7 +63,7 @@ impl Deployment {
         };
         let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "function"], &mut findings);
         let policy = policy(&top, &mut findings);
-        let read = functions(&top, read_ca, &mut findings);
+        let read = functions(&top, policy.mode, read_ca, &mut findings);
         if !findings.is_empty() {
             return Err(findings.into_sorted());
         }
@@ -107,7 +108,7 @@ fn resolver(table: &Fields<'_>, findings: &mut Findings<'_>) -> Option<UpstreamR
 
 type Read = (Function, FunctionPolicy, Positions);
 
-fn functions(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Vec<Read> {
+fn functions(top: &Fields<'_>, mode: Mode, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Vec<Read> {
     let Some(tables) = top.tables("function", "[[function]]", "a function", function::FIELDS, findings) else {
         if !top.has("function") {
             findings.add_with_hint(
@@ -134,7 +135,7 @@ fn functions(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings
         let label = name.as_ref().map_or_else(|| format!("function[{index}]"), |name| name.value.to_string());
         let egress = rule::egress(fields, &label, read_ca, findings);
         if let Some((function, positions)) = function::function(fields, name.map(|name| name.value), findings) {
-            let policy = FunctionPolicy { name: function.name.clone(), egress };
+            let policy = FunctionPolicy { name: function.name.clone(), mode, egress };
             functions.push((function, policy, positions));
         }
     }

@@ -96,8 +96,7 @@ fn methods(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<Strin
     let items = fields.strings("methods", "[\"POST\"]", findings)?;
     let mut methods = Vec::with_capacity(items.len());
     for Spanned { value, at } in items {
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        if value.is_empty() || !value.bytes().all(is_token) {
+        if !is_token(value) {
             findings.add_with_hint(
                 &at,
                 format!("{value:?} is not an HTTP method"),
@@ -105,7 +104,7 @@ fn methods(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<Strin
             );
         } else if value == "*" {
             findings.add_with_hint(&at, "`methods` has no wildcard", "for any method, leave `methods` out");
-        } else if value.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        } else if !is_method(value) {
             let hint = format!("did you mean {:?}?", value.to_ascii_uppercase());
             findings.add_with_hint(&at, format!("HTTP methods are upper case, not {value:?}"), hint);
         } else {
@@ -115,6 +114,17 @@ fn methods(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<Strin
     methods.sort_unstable();
     methods.dedup();
     Some(methods)
+}
+
+/// RFC 9110, section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let belongs = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(belongs)
+}
+
+/// What can stand in `methods`.
+pub(in crate::policy) fn is_method(text: &str) -> bool {
+    is_token(text) && text != "*" && !text.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 fn paths(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Option<Vec<PathPattern>> {
