@@ -272,11 +272,14 @@ fn wait(socket: &impl AsFd, deadline: Instant) -> io::Result<()> {
 /// An IPv6 address that is still being checked cannot be listened on, and not be reached either. Whatever else is in the
 /// way would leave an address unwatched.
 fn open_all(addresses: Vec<IpAddr>) -> io::Result<Vec<Outside>> {
-    let opened = addresses.into_iter().map(|ip| match Outside::open(ip) {
+    addresses.into_iter().filter_map(|ip| open_or_unreachable(ip, Outside::open(ip)).transpose()).collect()
+}
+
+fn open_or_unreachable<T>(ip: IpAddr, opened: io::Result<T>) -> io::Result<Option<T>> {
+    match opened {
         Err(error) if ip.is_ipv6() && error.kind() == io::ErrorKind::AddrNotAvailable => Ok(None),
         opened => opened.map(Some),
-    });
-    opened.filter_map(Result::transpose).collect()
+    }
 }
 
 /// Of each family the first address by which others would find this machine.
@@ -395,9 +398,12 @@ mod tests {
     fn what_cannot_be_looked_at_is_not_held() {
         assert!(judge(&Attempt::Interface, libc::ENODEV, &[]).held, "the list is there, and has none");
         assert!(!judge(&Attempt::Interface, libc::EPERM, &[]).held, "there is no list");
-        let not_here = |ip: &str| open_all(vec![ip.parse().unwrap()]).map(|opened| opened.len());
-        assert!(matches!(not_here("2001:db8::1"), Ok(0)), "an address that is still being checked answers alike");
-        assert!(not_here("192.0.2.77").is_err());
+        let opened =
+            |ip: &str, kind: io::ErrorKind| open_or_unreachable(ip.parse().unwrap(), Err::<(), _>(kind.into()));
+        let checked = opened("2001:db8::1", io::ErrorKind::AddrNotAvailable);
+        assert!(matches!(checked, Ok(None)), "an address that is still being checked answers so");
+        assert!(opened("192.0.2.77", io::ErrorKind::AddrNotAvailable).is_err());
+        assert!(opened("2001:db8::1", io::ErrorKind::PermissionDenied).is_err());
     }
 
     /// The agent that comes after one that was killed in its self-test finds the folder there.

@@ -21,7 +21,7 @@ pub(super) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// How long a client may take to show what it speaks; where servers speak first, it shows nothing.
-const FIRST_BYTES: Duration = Duration::from_millis(300);
+const FIRST_BYTES: Duration = Duration::from_secs(1);
 /// How long the answer may take in all.
 const ANSWER: Duration = Duration::from_secs(10);
 
