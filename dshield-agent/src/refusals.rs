@@ -70,7 +70,9 @@ impl Refusals {
     pub async fn report_numbered(self: &Arc<Self>, refused: Refused) -> Option<u64> {
         let alone = self.fold(refused)?;
         tell(&self.instance, &alone);
-        self.log.append(self.record(Event::Refused(alone))).await.ok()
+        // In a task of its own: it is written also when nobody waits for the number any more.
+        let (log, record) = (self.log.clone(), self.record(Event::Refused(alone)));
+        tokio::spawn(async move { log.append(record).await.ok() }).await.ok().flatten()
     }
 
     /// Writes the answer into the log, or counts it. Waits while the log's queue is full.
