@@ -3,7 +3,7 @@
 //! ([`crate::secret`]).
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dshield_common::destination::Destination;
 use rcgen::{
@@ -25,14 +25,17 @@ const CA_LIFETIME: Duration = Duration::days(3650);
 const LEAF_LIFETIME: Duration = Duration::days(30);
 /// A certificate is replaced long before it ends.
 const LEAF_RENEWAL: Duration = Duration::days(7);
-const MAX_CACHED: usize = 4096;
+const MAX_CACHED: usize = 1024;
 
-/// The CA with its cache of certificates.
+/// The CA.
 pub struct InspectionCa {
     issuer: Issuer<'static, P256Key>,
     pem: String,
-    leaves: Mutex<HashMap<Destination, (OffsetDateTime, Arc<ServerConfig>)>>,
 }
+
+/// One function's certificates: names that it makes up below a wildcard take no other's place.
+#[derive(Default)]
+pub(super) struct Leaves(Mutex<HashMap<Destination, (OffsetDateTime, Arc<ServerConfig>)>>);
 
 /// A certificate could not be made: of this machine's random numbers, or a defect here.
 #[derive(Debug, thiserror::Error)]
@@ -54,34 +57,13 @@ impl InspectionCa {
         params.not_before = now - SLACK;
         params.not_after = now + CA_LIFETIME;
         let certificate = params.self_signed(&key).map_err(error)?;
-        Ok(Self { pem: certificate.pem(), issuer: Issuer::new(params, key), leaves: Mutex::default() })
+        Ok(Self { pem: certificate.pem(), issuer: Issuer::new(params, key) })
     }
 
     /// The CA's certificate, for the functions' trust bundle.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
-    }
-
-    /// How to speak TLS as `to`, for HTTP/1.1 or HTTP/2, without session tickets: a ticket would let a connection
-    /// start without the checks of a full handshake.
-    ///
-    /// # Errors
-    /// As [`InspectionCa::generate`].
-    pub(super) fn server_config(&self, to: &Destination) -> Result<Arc<ServerConfig>, CaError> {
-        let now = OffsetDateTime::now_utc();
-        let mut leaves = self.leaves.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((made, config)) = leaves.get(to)
-            && (now - *made).abs() < LEAF_RENEWAL
-        {
-            return Ok(config.clone());
-        }
-        if leaves.len() >= MAX_CACHED {
-            leaves.clear();
-        }
-        let config = Arc::new(self.make_config(to, now)?);
-        leaves.insert(to.clone(), (now, config.clone()));
-        Ok(config)
     }
 
     fn make_config(&self, host: &Destination, now: OffsetDateTime) -> Result<ServerConfig, CaError> {
@@ -111,6 +93,40 @@ impl InspectionCa {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+impl Leaves {
+    /// How to speak TLS as `to`, for HTTP/1.1 or HTTP/2, without session tickets: a ticket would let a connection
+    /// start without the checks of a full handshake.
+    ///
+    /// # Errors
+    /// As [`InspectionCa::generate`].
+    pub(super) fn server_config(&self, ca: &InspectionCa, to: &Destination) -> Result<Arc<ServerConfig>, CaError> {
+        let now = OffsetDateTime::now_utc();
+        if let Some((made, config)) = self.lock().get(to)
+            && (now - *made).abs() < LEAF_RENEWAL
+        {
+            return Ok(config.clone());
+        }
+        // Not under the lock, which the other connections of the function would wait for. Two at once make two.
+        let config = Arc::new(ca.make_config(to, now)?);
+        let mut leaves = self.lock();
+        if leaves.len() >= MAX_CACHED {
+            leaves.clear();
+        }
+        leaves.insert(to.clone(), (now, config.clone()));
+        Ok(config)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Destination, (OffsetDateTime, Arc<ServerConfig>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Leaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaves").finish_non_exhaustive()
     }
 }
 

@@ -196,7 +196,8 @@ async fn idle(counters: &Counters) {
 
 async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(), String> {
     let to = &allowed.route.to;
-    let config = allowed.context.ca.server_config(to).map_err(|error| error.to_string())?;
+    let context = &allowed.context;
+    let config = context.egress.leaves.server_config(&context.ca, to).map_err(|error| error.to_string())?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
     let stream = handshake
         .map_err(|_| "the TLS handshake took too long".to_owned())?

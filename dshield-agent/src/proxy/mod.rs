@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
+use self::ca::Leaves;
 pub use self::ca::{CaError, InspectionCa};
 use self::limits::Limits;
 use self::names::Names;
@@ -75,6 +76,7 @@ pub struct FunctionEgress {
     /// What its rules inject.
     secrets: Arc<Secrets>,
     limits: Limits,
+    leaves: Leaves,
     /// Of each instance.
     connections: usize,
 }
@@ -133,8 +135,8 @@ impl Proxy {
         connections: usize,
     ) -> std::io::Result<Arc<FunctionEgress>> {
         let resolver = self.resolver(&policy.resolver)?;
-        let (limits, log_level) = (Limits::new(&function), policy.log_level);
-        Ok(Arc::new(FunctionEgress { policy: function, log_level, resolver, secrets, limits, connections }))
+        let (limits, leaves, log_level) = (Limits::new(&function), Leaves::default(), policy.log_level);
+        Ok(Arc::new(FunctionEgress { policy: function, log_level, resolver, secrets, limits, leaves, connections }))
     }
 
     fn resolver(&self, from: &UpstreamResolver) -> std::io::Result<Arc<Resolver>> {
