@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Record};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
@@ -80,12 +80,13 @@ struct Shared {
     boot_entry: u64,
 }
 
-/// A record that has its place in the log and is not durable yet. Dropping it is fine: the record is written.
+/// A record that has its place in the log and is not durable yet. Dropping it is fine: the record is written, or a
+/// `lost` entry says that it fitted none.
 #[derive(Debug)]
 #[must_use = "the record is not durable before `durable` returns"]
 pub struct Pending {
     reply: oneshot::Receiver<Result<u64, LogError>>,
-    failure: Arc<Failure>,
+    log: Log,
 }
 
 /// While one of these lives, every record that is handed to the log says that the policy only observes.
@@ -164,7 +165,7 @@ impl Log {
         let (sender, reply) = oneshot::channel();
         let command = Command::Append(record, self.mode(), Some(sender));
         self.shared.queue.send(command).await.map_err(|_| self.ended())?;
-        Ok(Pending { reply, failure: self.shared.failure.clone() })
+        Ok(Pending { reply, log: self.clone() })
     }
 
     /// Writes `record` and waits until it is durable: its number.
@@ -175,14 +176,12 @@ impl Log {
         self.enqueue(record).await?.durable().await
     }
 
-    /// [`Self::enqueue`] without waiting, for destructors: a full queue takes it later, in a task of its own.
-    /// A record that turns out not to fit an entry leaves a `lost` entry in its place.
+    /// [`Self::enqueue`] without waiting, for destructors: a full queue takes it later, in a task of its own (outside
+    /// of a tokio runtime, where nothing is held up, this waits). A record that turns out not to fit an entry leaves
+    /// a `lost` entry in its place.
     ///
     /// # Errors
     /// When the log has failed or is closed.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, when the queue is full.
     pub fn enqueue_now(&self, record: Record) -> Result<(), LogError> {
         self.check()?;
         match self.shared.queue.try_send(Command::Append(record, self.mode(), None)) {
@@ -190,7 +189,10 @@ impl Log {
             Err(mpsc::error::TrySendError::Closed(_)) => Err(self.ended()),
             Err(mpsc::error::TrySendError::Full(command)) => {
                 let queue = self.shared.queue.clone();
-                tokio::spawn(async move { queue.send(command).await });
+                match Handle::try_current() {
+                    Ok(runtime) => drop(runtime.spawn(async move { queue.send(command).await })),
+                    Err(_) => queue.blocking_send(command).map_err(|_| self.ended())?,
+                }
                 Ok(())
             }
         }
@@ -275,10 +277,21 @@ impl Pending {
     ///
     /// # Errors
     /// When the record is no valid entry, or the write failed.
-    pub async fn durable(self) -> Result<u64, LogError> {
-        match self.reply.await {
+    pub async fn durable(mut self) -> Result<u64, LogError> {
+        match (&mut self.reply).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(self.failure.error().unwrap_or(LogError::Closed)),
+            Err(_) => Err(self.log.ended()),
+        }
+    }
+}
+
+/// Closed first: either the writer finds that nobody listens, or its answer is here and nobody has read it.
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.reply.close();
+        if let Ok(Err(LogError::NotCanonical(_) | LogError::TooLarge { .. })) = self.reply.try_recv() {
+            // It fails when the log has, and then nothing is written any more.
+            let _ = self.log.enqueue_now(writer::unfit());
         }
     }
 }

@@ -174,8 +174,7 @@ impl Writer {
                 tracing::warn!(%error, "a log record was refused");
                 if !answer(reply, Err(error)) {
                     // Nobody will hear of it, so the log has to say that something is missing.
-                    let source = "record that does not fit an entry".to_owned();
-                    self.take(batch, Record::agent(Event::Lost { count: 1, source }), mode, None);
+                    self.take(batch, unfit(), mode, None);
                 }
             }
         }
@@ -216,6 +215,11 @@ impl Writer {
         self.next += entries;
         self.head.send_replace(self.next);
     }
+}
+
+/// What stands for a record that fitted no entry and whose writer did not wait to hear so.
+pub(super) fn unfit() -> Record {
+    Record::agent(Event::Lost { count: 1, source: "record that does not fit an entry".to_owned() })
 }
 
 /// False when nobody listens.

@@ -145,3 +145,22 @@ fn name(common_name: &str) -> DistinguishedName {
 fn error(error: impl fmt::Display) -> CaError {
     CaError(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All functions shared one cache, and one that made names up emptied it for all.
+    #[test]
+    fn names_that_one_function_makes_up_cost_no_other_its_certificate() {
+        let ca = InspectionCa::generate().unwrap();
+        let [mine, others] = [(); 2].map(|()| Leaves::default());
+        let to = |name: &str| Destination::Name(dshield_common::name::HostName::parse(name).unwrap());
+        let kept = mine.server_config(&ca, &to("a.example")).unwrap();
+        for number in 0..=MAX_CACHED {
+            let _ = others.server_config(&ca, &to(&format!("n{number}.example"))).unwrap();
+        }
+        assert!(others.lock().len() <= MAX_CACHED);
+        assert!(Arc::ptr_eq(&kept, &mine.server_config(&ca, &to("a.example")).unwrap()));
+    }
+}

@@ -205,9 +205,19 @@ async fn a_record_that_fits_no_entry_and_has_no_listener_leaves_a_lost_entry() {
     assert_eq!(log.append(record(7)).await.unwrap(), 3);
     let lines = lines(&log).await;
     for line in &lines[1..3] {
-        let source = "record that does not fit an entry".to_owned();
-        assert_eq!(entry(line).record, Record::agent(Event::Lost { count: 1, source }));
+        assert_eq!(entry(line).record, writer::unfit());
     }
+}
+
+/// The writer had answered before the listener went away: nobody heard, and the log said nothing.
+#[tokio::test]
+async fn a_refusal_that_was_answered_and_not_read_leaves_a_lost_entry_too() {
+    let log = Log::open(Storage::Memory, facts()).unwrap();
+    let pending = log.enqueue(big(MAX_ENTRY)).await.unwrap();
+    log.settled().await;
+    drop(pending);
+    assert_eq!(log.append(record(7)).await.unwrap(), 2);
+    assert_eq!(entry(&lines(&log).await[1]).record, writer::unfit());
 }
 
 #[tokio::test]
