@@ -4,6 +4,7 @@
 //! * [`name`], [`address`], [`destination`]: who is spoken to.
 //! * [`policy`]: the whitelist, parsed once into types that cannot be wrong.
 //! * [`canonical`], [`log`]: canonical JSON (RFC 8785) and the log's entry format.
+//! * [`tlog`]: the formats of transparency logs: tree, proofs, tiles, signed notes.
 //!
 //! Text and bytes flow in, typed values and hashes flow out. Nothing here opens a file, a socket or
 //! asks for the time, so the same code judges in the agent, in the verifier and in a browser.
@@ -23,3 +24,5 @@ pub mod log;
 pub mod name;
 #[cfg(feature = "std")]
 pub mod policy;
+#[cfg(feature = "std")]
+pub mod tlog;

@@ -5,15 +5,15 @@
 pub mod entry;
 pub mod line;
 
-use sha2::{Digest, Sha256};
+use crate::tlog;
 
 /// The longest entry, in bytes: what the 16-bit length of a tlog-tiles entry bundle can hold.
-pub const MAX_ENTRY: usize = 65_535;
+pub const MAX_ENTRY: usize = tlog::bundle::MAX_ENTRY;
 
 /// The RFC 6962 leaf hash of an entry's canonical bytes: `SHA-256(0x00 ‖ entry)`.
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update([0]).chain_update(entry).finalize().into()
+    tlog::leaf_hash(entry).into()
 }
 
 /// [`leaf_hash`] as [`entry::Previous`] holds it: 64 lower-case hexadecimal digits.
