@@ -85,3 +85,64 @@ pub enum BundleError {
         found: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_each_entry_after_its_length() {
+        let entries: [&[u8]; 3] = [b"ab", b"", b"c"];
+        let bytes = encode_entries(entries).unwrap();
+        assert_eq!(bytes, b"\x00\x02ab\x00\x00\x00\x01c");
+        assert_eq!(decode_entries(&bytes), Ok(entries.to_vec()));
+        assert_eq!(decode_entries(b""), Ok(vec![]));
+    }
+
+    #[test]
+    fn an_entry_has_at_most_65_535_bytes() {
+        let mut bundle = encode_entries([b"before"]).unwrap();
+        let before = bundle.clone();
+        assert_eq!(push_entry(&mut bundle, &vec![1; 65_536]), Err(BundleError::EntryTooLong(65_536)));
+        assert_eq!(bundle, before);
+        push_entry(&mut bundle, &vec![1; MAX_ENTRY]).unwrap();
+        assert_eq!(decode_entries(&bundle).unwrap()[1].len(), MAX_ENTRY);
+    }
+
+    #[test]
+    fn a_bundle_that_is_cut_off_or_of_another_width_is_refused() {
+        let bytes = encode_entries([b"abc", b"def"]).unwrap();
+        for cut in (1..bytes.len()).filter(|cut| *cut != 5) {
+            let entry = usize::from(cut > 5);
+            assert_eq!(decode_entries(&bytes[..cut]), Err(BundleError::CutOff { entry }), "{cut}");
+        }
+        assert_eq!(decode_entries(&[bytes.as_slice(), &[0]].concat()), Err(BundleError::CutOff { entry: 2 }));
+        let bundle = |width| Bundle::new(0, width).unwrap();
+        assert_eq!(bundle(2).decode(&bytes).unwrap(), [b"abc", b"def"]);
+        for width in [1, 3, 256] {
+            let error = BundleError::Entries { expected: width, found: 2 };
+            assert_eq!(bundle(width).decode(&bytes), Err(error));
+        }
+        let full = encode_entries((0..=255u8).map(|byte| [byte])).unwrap();
+        assert_eq!(bundle(3).decode(&full).unwrap(), [[0], [1], [2]]);
+        assert_eq!(bundle(256).decode(&full).unwrap().len(), 256);
+    }
+
+    proptest! {
+        #[test]
+        fn entries_survive_their_bundle(entries: Vec<Vec<u8>>) {
+            let bytes = encode_entries(&entries).unwrap();
+            prop_assert_eq!(decode_entries(&bytes).unwrap(), entries);
+        }
+
+        #[test]
+        fn any_bytes_are_entries_or_refused_without_panic(bytes in prop::collection::vec(0..4u8, 0..64)) {
+            if let Ok(entries) = decode_entries(&bytes) {
+                prop_assert_eq!(encode_entries(entries).unwrap(), bytes);
+            }
+        }
+    }
+}

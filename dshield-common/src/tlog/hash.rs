@@ -100,3 +100,42 @@ pub enum HashError {
     #[error("a hash has 32 bytes, not {0}")]
     Length(usize),
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_empty_root_and_the_empty_leaf_are_those_of_rfc_6962() {
+        assert_eq!(empty_root().to_string(), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
+        let leaf = "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d";
+        assert_eq!(format!("{:?}", leaf_hash(b"")), leaf);
+    }
+
+    #[test]
+    fn an_entry_that_looks_like_two_hashes_does_not_hash_like_their_node() {
+        let (left, right) = (leaf_hash(b"left"), leaf_hash(b"right"));
+        let both = [left.as_ref(), right.as_ref()].concat();
+        let node = node_hash(&left, &right);
+        assert_ne!(leaf_hash(&both), node);
+        assert_ne!(leaf_hash(&[&[1], both.as_slice()].concat()), node);
+        assert_ne!(node_hash(&right, &left), node);
+    }
+
+    #[test]
+    fn a_hash_has_one_spelling() {
+        let hash = leaf_hash(b"x");
+        let text = hash.to_string();
+        assert_eq!(text.parse(), Ok(hash));
+        assert_eq!("AA==".parse::<Hash>(), Err(HashError::Length(1)));
+        assert_eq!("".parse::<Hash>(), Err(HashError::Length(0)));
+        let longer = to_base64([0; 33]);
+        assert_eq!(longer.parse::<Hash>(), Err(HashError::Length(33)));
+        // The last character before the padding has two spare bits.
+        let spare = format!("{}B=", "A".repeat(42));
+        for bad in [text.trim_end_matches('='), &format!("{text}\n"), &format!(" {text}"), &spare, "é"] {
+            assert_eq!(bad.parse::<Hash>(), Err(HashError::Base64), "{bad:?}");
+        }
+    }
+}

@@ -39,3 +39,6 @@ pub use range::{NodeId, Tree};
 pub use receipt::Receipt;
 pub use tile::{Bundle, Tile};
 pub use tile_reader::TileReader;
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,99 @@ pub enum PathError {
     #[error("the width of a partial tile or bundle is a number from 1 to 255 without leading zeros")]
     Width,
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::tests::{mutated, number};
+
+    #[test]
+    fn paths_are_those_of_the_specification() {
+        let tile = |level, index, width| TilePath::Tile(Tile::new(level, index, width).unwrap());
+        let bundle = |index, width| TilePath::Bundle(Bundle::new(index, width).unwrap());
+        for (path, expected) in [
+            ("tile/0/000", tile(0, 0, 256)),
+            ("tile/0/x001/x234/067", tile(0, 1_234_067, 256)),
+            ("tile/63/999.p/255", tile(63, 999, 255)),
+            ("tile/1/x001/000.p/1", tile(1, 1000, 1)),
+            ("tile/0/x018/x446/x744/x073/x709/x551/615", tile(0, u64::MAX, 256)),
+            ("tile/entries/x273/112.p/112", bundle(273_112, 112)),
+            ("tile/entries/000", bundle(0, 256)),
+        ] {
+            assert_eq!(path.parse(), Ok(expected));
+            assert_eq!(expected.to_string(), path);
+        }
+    }
+
+    #[test]
+    fn every_other_spelling_is_refused() {
+        for (path, why) in [
+            ("", PathError::Form),
+            ("/tile/0/000", PathError::Form),
+            ("tile/0", PathError::Form),
+            ("tile/000", PathError::Form),
+            ("tiles/0/000", PathError::Form),
+            ("tile//000", PathError::Level),
+            ("tile/00/000", PathError::Level),
+            ("tile/01/000", PathError::Level),
+            ("tile/+1/000", PathError::Level),
+            ("tile/64/000", PathError::Level),
+            ("tile/256/000", PathError::Level),
+            ("tile/Entries/000", PathError::Level),
+            ("tile/data/000", PathError::Level),
+            ("tile/0/", PathError::Index),
+            ("tile/0/0", PathError::Index),
+            ("tile/0/0000", PathError::Index),
+            ("tile/0/x000", PathError::Index),
+            ("tile/0/x000/001", PathError::Index),
+            ("tile/0/x000/x001/001", PathError::Index),
+            ("tile/0/001/001", PathError::Index),
+            ("tile/0/x001/x001", PathError::Index),
+            ("tile/0/X001/001", PathError::Index),
+            ("tile/0/xx01/001", PathError::Index),
+            ("tile/0/x001//001", PathError::Index),
+            ("tile/0/000/", PathError::Index),
+            ("tile/0/+01", PathError::Index),
+            ("tile/0/００1", PathError::Index),
+            ("tile/0/../000", PathError::Index),
+            ("tile/0/x018/x446/x744/x073/x709/x551/616", PathError::Index),
+            ("tile/0/x001/x000/x000/x000/x000/x000/x000/000", PathError::Index),
+            ("tile/0/000.p", PathError::Index),
+            ("tile/0/000.p/", PathError::Width),
+            ("tile/0/000.p/0", PathError::Width),
+            ("tile/0/000.p/01", PathError::Width),
+            ("tile/0/000.p/256", PathError::Width),
+            ("tile/0/000.p/-1", PathError::Width),
+            ("tile/0/000.p/1/", PathError::Width),
+            ("tile/0/000.p/1.p/1", PathError::Width),
+            ("tile/entries/000.p/256", PathError::Width),
+            ("tile/entries/0", PathError::Index),
+        ] {
+            assert_eq!(path.parse::<TilePath>(), Err(why), "{path}");
+        }
+        assert_eq!("tile/entries/000".parse::<Tile>(), Err(PathError::Level));
+        assert_eq!("tile/0/000".parse::<Bundle>(), Err(PathError::Level));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_path_or_refused_without_panic(text in ".*", near in mutated("tile/1/x001/x234/067.p/12")) {
+            for text in [text.as_str(), &near, &format!("tile/{text}"), &format!("tile/0/{text}")] {
+                if let Ok(path) = text.parse::<TilePath>() {
+                    prop_assert_eq!(path.to_string(), text);
+                }
+            }
+        }
+
+        #[test]
+        fn every_tile_and_bundle_has_one_path(level in 0..=63u8, index in number(), width in 1..=256u16) {
+            let tile = Tile::new(level, index, width).unwrap();
+            prop_assert_eq!(tile.to_string().parse(), Ok(tile));
+            let bundle = Bundle::new(index, width).unwrap();
+            prop_assert_eq!(bundle.to_string().parse(), Ok(bundle));
+        }
+    }
+}

@@ -38,7 +38,7 @@ pub fn prove_inclusion<E>(
 }
 
 /// Proves that the tree of `old` leaves is the beginning of the tree of `new` leaves. The proof is empty when `old`
-/// is 0 or equals `new`; it has at most 64 hashes.
+/// is 0 or equals `new`; it has at most 65 hashes, and 64 up to a `new` of 2^63.
 ///
 /// `read` is asked for at most 128 subtrees, all of them complete in the new tree.
 ///
@@ -266,3 +266,6 @@ pub enum ConsistencyError {
     #[error("the consistency proof does not lead to the new root")]
     NewRoot,
 }
+
+#[cfg(test)]
+mod tests;

@@ -259,3 +259,134 @@ pub enum TileError {
         found: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::tests::{Grown, number};
+
+    #[test]
+    fn a_tree_of_70_000_leaves_has_the_tiles_that_the_specification_counts() {
+        let tiles: Vec<_> = tiles(70_000).collect();
+        let full = |level| tiles.iter().filter(|tile| tile.level() == level && !tile.is_partial()).count();
+        assert_eq!((full(0), full(1), full(2)), (273, 1, 0));
+        let partial = |level, index, width| Tile { level, index, width };
+        let expected = [partial(0, 273, 112), partial(1, 1, 17), partial(2, 0, 1)];
+        assert_eq!(partial_tiles(70_000).collect::<Vec<_>>(), expected);
+        assert_eq!(tiles.iter().copied().filter(|tile| tile.is_partial()).collect::<Vec<_>>(), expected);
+        assert_eq!(tiles.len(), 273 + 1 + 1 + 1 + 1);
+        assert_eq!(bundles(70_000).count(), 274);
+        assert_eq!(partial_bundle(70_000), Some(Bundle { index: 273, width: 112 }));
+        assert_eq!(partial_bundle(70_000).unwrap().entries(), Some(69_888..70_000));
+    }
+
+    #[test]
+    fn a_tree_of_256_leaves_has_a_full_tile_and_one_hash_above() {
+        let tile = |level, index, width| Tile { level, index, width };
+        assert_eq!(tiles(256).collect::<Vec<_>>(), [tile(0, 0, 256), tile(1, 0, 1)]);
+        assert_eq!(partial_tiles(256).collect::<Vec<_>>(), [tile(1, 0, 1)]);
+        assert_eq!(partial_bundle(256), None);
+        assert_eq!(tiles(0).count(), 0);
+        assert_eq!(bundles(0).count(), 0);
+        assert_eq!(tiles(255).collect::<Vec<_>>(), [tile(0, 0, 255)]);
+        assert_eq!(tiles(257).collect::<Vec<_>>(), [tile(0, 0, 256), tile(0, 1, 1), tile(1, 0, 1)]);
+    }
+
+    #[test]
+    fn a_tile_exists_from_the_size_that_fills_it() {
+        let tile = Tile::new(1, 1, 17).unwrap();
+        assert_eq!(tile.width_at(70_000), Some(17));
+        assert_eq!(tile.width_at(65_536), None);
+        assert_eq!(tile.width_at(65_536 + 256), Some(1));
+        assert_eq!(tile.width_at(u64::MAX), Some(256));
+        assert!(!tile.exists_in(69_887) && tile.exists_in(69_888) && tile.exists_in(u64::MAX));
+        let bundle = Bundle::new(1, 3).unwrap();
+        assert!(!bundle.exists_in(258) && bundle.exists_in(259));
+        assert_eq!((bundle.width_at(256), bundle.width_at(300)), (None, Some(44)));
+    }
+
+    #[test]
+    fn levels_and_widths_out_of_bounds_are_refused() {
+        assert_eq!(Tile::new(64, 0, 1), Err(TileError::Level(64)));
+        for width in [0, 257, u16::MAX] {
+            assert_eq!(Tile::new(0, 0, width), Err(TileError::Width(width)));
+            assert_eq!(Bundle::new(0, width), Err(TileError::Width(width)));
+        }
+    }
+
+    #[test]
+    fn a_tile_that_no_tree_can_have_has_no_nodes() {
+        for (level, index) in [(8, 0), (63, 0), (63, u64::MAX), (0, u64::MAX), (0, 1 << 56)] {
+            let tile = Tile::new(level, index, 256).unwrap();
+            assert_eq!(tile.nodes().count(), 0);
+            assert!(!tile.exists_in(u64::MAX));
+        }
+        let last = Tile::at(0, (1 << 56) - 1, u64::MAX).unwrap();
+        assert_eq!((last.width(), last.nodes().last().unwrap().index), (255, u64::MAX - 1));
+        assert_eq!(Bundle::new(u64::MAX, 1).unwrap().entries(), None);
+        assert_eq!(Bundle::new((1 << 56) - 1, 256).unwrap().entries(), None);
+        assert_eq!(Bundle::at((1 << 56) - 1, u64::MAX).unwrap().entries(), Some(u64::MAX - 255..u64::MAX));
+    }
+
+    #[test]
+    fn a_tiles_hashes_are_those_of_its_nodes_and_survive_its_bytes() {
+        let grown = Grown::to(700);
+        for tile in tiles(700) {
+            let hashes = tile.hashes(|node| grown.read(node)).unwrap();
+            assert_eq!(hashes.len(), usize::from(tile.width()));
+            let bytes = encode(&hashes);
+            assert_eq!(tile.decode(&bytes), Ok(hashes));
+        }
+        // Each hash on level 1 is the root over the full tile below.
+        let above = Tile::at(1, 0, 700).unwrap().hashes(|node| grown.read(node)).unwrap();
+        assert_eq!(above[0], grown.root(256));
+        assert_eq!(above.len(), 2);
+    }
+
+    #[test]
+    fn bytes_of_another_length_are_no_tile_but_those_of_the_full_one_are() {
+        let tile = Tile::new(0, 0, 3).unwrap();
+        let full = vec![7; 8192];
+        assert_eq!(tile.decode(&full), Ok(vec![Hash::new([7; 32]); 3]));
+        for length in [0, 1, 32, 64, 95, 97, 128, 8191, 8193, 16_384] {
+            let error = TileError::Bytes { expected: 96, found: length };
+            assert_eq!(tile.decode(&vec![7; length]), Err(error));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn new_tiles_are_those_that_another_size_did_not_have(old in 0..200_000u64, by in 0..70_000u64) {
+            let new = old + by;
+            let before: Vec<_> = tiles(old).collect();
+            let expected: Vec<_> = tiles(new).filter(|tile| before.binary_search(tile).is_err()).collect();
+            prop_assert_eq!(new_tiles(old, new).collect::<Vec<_>>(), expected);
+            prop_assert_eq!(new_tiles(new, old).count(), 0);
+        }
+
+        #[test]
+        fn any_numbers_are_answered_without_panic(level in 0..=63u8, index in number(), size in number(), width in 1..=256u16) {
+            let tile = Tile::new(level, index, width).unwrap();
+            prop_assert_eq!(tile.exists_in(size), Tile::at(level, index, size).is_some_and(|at| at.width() >= width));
+            if tile.exists_in(size) {
+                prop_assert!(tile.nodes().all(|node| node.is_complete_in(size)));
+                prop_assert_eq!(tile.nodes().count(), usize::from(width));
+            }
+            for partial in partial_tiles(size) {
+                prop_assert_eq!(partial.width_at(size), Some(partial.width()));
+                prop_assert!(partial.is_partial());
+            }
+            let held = |node: NodeId| Tile::holding(node, size);
+            prop_assert_eq!(held(NodeId { level, index }).is_some(), NodeId { level, index }.is_complete_in(size));
+            prop_assert_eq!(held(NodeId { level: level | 64, index }), None);
+            let _ = Bundle::new(index, width).map(|bundle| (bundle.entries(), bundle.exists_in(size)));
+            let _ = tile.hashes(|node| Ok::<_, Infallible>(Hash::new([node.level; 32])));
+            prop_assert!(tiles(size).take(3).chain(new_tiles(index, size).take(3)).all(|tile| tile.exists_in(size)));
+        }
+    }
+}
