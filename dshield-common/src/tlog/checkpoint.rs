@@ -126,3 +126,99 @@ pub enum CheckpointError {
         line: usize,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tlog::hash::empty_root;
+    use crate::tlog::tests::{any_hash, mutated, number};
+
+    /// The example of C2SP tlog-checkpoint.
+    const EXAMPLE: &str = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n\
+        — example.com/behind-the-sofa \
+        Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8=\n";
+
+    #[test]
+    fn the_example_of_the_specification_is_read_and_written() {
+        let note: Note = EXAMPLE.parse().unwrap();
+        let checkpoint = Checkpoint::from_note(&note).unwrap();
+        assert_eq!((checkpoint.origin(), checkpoint.size()), ("example.com/behind-the-sofa", 20_852_163));
+        assert_eq!(checkpoint.root().to_string(), "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=");
+        assert!(checkpoint.extensions().is_empty());
+        assert_eq!(checkpoint.to_string(), note.text());
+    }
+
+    #[test]
+    fn every_other_spelling_is_refused() {
+        let root = "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=";
+        for (text, why) in [
+            (String::new(), CheckpointError::Lines),
+            ("\n".to_owned(), CheckpointError::Lines),
+            ("log\n1\n".to_owned(), CheckpointError::Lines),
+            (format!("log\n1\n{root}"), CheckpointError::Lines),
+            (format!("\n1\n{root}\n"), CheckpointError::Origin),
+            (format!("lo\tg\n1\n{root}\n"), CheckpointError::Origin),
+            (format!("log\r\n1\n{root}\n"), CheckpointError::Origin),
+            (format!("log\n\n{root}\n"), CheckpointError::Size),
+            (format!("log\n01\n{root}\n"), CheckpointError::Size),
+            (format!("log\n00\n{root}\n"), CheckpointError::Size),
+            (format!("log\n+1\n{root}\n"), CheckpointError::Size),
+            (format!("log\n-1\n{root}\n"), CheckpointError::Size),
+            (format!("log\n 1\n{root}\n"), CheckpointError::Size),
+            (format!("log\n1 \n{root}\n"), CheckpointError::Size),
+            (format!("log\n1.0\n{root}\n"), CheckpointError::Size),
+            (format!("log\n0x1\n{root}\n"), CheckpointError::Size),
+            (format!("log\n18446744073709551616\n{root}\n"), CheckpointError::Size),
+            ("log\n1\n\n".to_owned(), CheckpointError::Root),
+            (format!("log\n1\n{}\n", &root[..43]), CheckpointError::Root),
+            (format!("log\n1\n{root}=\n"), CheckpointError::Root),
+            (format!("log\n1\n{}\n", root.replace("2I=", "2J=")), CheckpointError::Root),
+            ("log\n1\nAAAA\n".to_owned(), CheckpointError::Root),
+            (format!("log\n1\n{root}\n\n"), CheckpointError::Extension { line: 4 }),
+            (format!("log\n1\n{root}\next\n\next\n"), CheckpointError::Extension { line: 5 }),
+            (format!("log\n1\n{root}\next\r\n"), CheckpointError::Extension { line: 4 }),
+        ] {
+            assert_eq!(text.parse::<Checkpoint>(), Err(why), "{text:?}");
+        }
+        for size in ["0", "1", "18446744073709551615"] {
+            let text = format!("log\n{size}\n{root}\n");
+            assert_eq!(text.parse::<Checkpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn parts_that_are_not_lines_make_no_checkpoint() {
+        for origin in ["", "a\nb", "a\n", "\u{1}"] {
+            assert_eq!(Checkpoint::new(origin, 0, empty_root()), Err(CheckpointError::Origin), "{origin:?}");
+        }
+        let checkpoint = Checkpoint::new("a log with spaces+", 0, empty_root()).unwrap();
+        let with = |lines: &[&str]| checkpoint.clone().with_extensions(lines.iter().copied());
+        assert_eq!(with(&["a", ""]), Err(CheckpointError::Extension { line: 5 }));
+        assert_eq!(with(&["a\nb"]), Err(CheckpointError::Extension { line: 4 }));
+        let extended = with(&["a", "b"]).unwrap();
+        assert_eq!(extended.to_string().parse(), Ok(extended));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_checkpoint_or_refused_without_panic(text in "(.|\n)*", near in mutated(EXAMPLE)) {
+            let near = near.split_once("\n\n").map_or(near.clone(), |(text, _)| format!("{text}\n"));
+            for text in [text, near] {
+                if let Ok(checkpoint) = text.parse::<Checkpoint>() {
+                    prop_assert_eq!(checkpoint.to_string(), text);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read_back_alike(
+            origin in "[ -~é]{1,30}", size in number(), root in any_hash(), lines in prop::collection::vec("[ -~é]{1,9}", 0..4),
+        ) {
+            let checkpoint = Checkpoint::new(origin, size, root).unwrap().with_extensions(lines).unwrap();
+            prop_assert_eq!(checkpoint.to_string().parse(), Ok(checkpoint));
+        }
+    }
+}

@@ -73,3 +73,67 @@ pub enum CosignatureError {
     #[error("the time {0} of a cosignature is after 2^63 - 1")]
     Timestamp(u64),
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use ed25519_dalek::{Signer as _, SigningKey};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TEXT: &str = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+
+    #[test]
+    fn the_message_is_that_of_the_specification() {
+        let expected = "cosignature/v1\ntime 1679315147\nexample.com/behind-the-sofa\n20852163\n\
+            CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n";
+        assert_eq!(message(1_679_315_147, TEXT), expected.as_bytes());
+        // That example's line of signature: after 4 bytes of key ID, the time and 64 bytes.
+        let line =
+            "jWbPPwAAAABkGFDLEZMHwSRaJNiIDoe9DYn/zXcrtPHeolMI5OWXEhZCB9dlrDJsX3b2oyin1nPZqhf5nNo0xUe+mbIUBkBIfZ+qnA==";
+        let bytes = STANDARD.decode(line).unwrap();
+        let cosignature = Cosignature::from_bytes(&bytes[4..]).unwrap();
+        assert_eq!(cosignature.timestamp(), 1_679_315_147);
+        assert_eq!(cosignature.to_bytes(), bytes[4..]);
+    }
+
+    #[test]
+    fn a_cosignature_is_for_one_text_one_time_and_one_key() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let signature = key.sign(&message(7, TEXT)).to_bytes();
+        let cosignature = Cosignature::new(7, signature).unwrap();
+        assert!(cosignature.is_by(&key.verifying_key(), TEXT));
+        assert!(!Cosignature::new(8, signature).unwrap().is_by(&key.verifying_key(), TEXT));
+        assert!(!cosignature.is_by(&key.verifying_key(), &TEXT.replace("20852163", "20852164")));
+        assert!(!cosignature.is_by(&SigningKey::from_bytes(&[2; 32]).verifying_key(), TEXT));
+        // A plain signature of the text is no cosignature, at whatever time.
+        let plain = Cosignature::new(7, key.sign(TEXT.as_bytes()).to_bytes()).unwrap();
+        assert!(!plain.is_by(&key.verifying_key(), TEXT));
+    }
+
+    #[test]
+    fn other_lengths_and_times_that_no_clock_shows_are_refused() {
+        for length in [0, 7, 8, 64, 71, 73, 144] {
+            assert_eq!(Cosignature::from_bytes(&vec![0; length]), Err(CosignatureError::Length(length)));
+        }
+        let latest = Cosignature::new(MAX_TIMESTAMP, [0; 64]).unwrap();
+        assert_eq!(Cosignature::from_bytes(&latest.to_bytes()), Ok(latest));
+        let after = CosignatureError::Timestamp(MAX_TIMESTAMP + 1);
+        assert_eq!(Cosignature::new(MAX_TIMESTAMP + 1, [0; 64]), Err(after));
+        assert_eq!(Cosignature::from_bytes(&[0xff; 72]), Err(CosignatureError::Timestamp(u64::MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_cosignature_or_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 60..80)) {
+            if let Ok(cosignature) = Cosignature::from_bytes(&bytes) {
+                prop_assert_eq!(cosignature.to_bytes(), bytes);
+                let key = SigningKey::from_bytes(&[1; 32]).verifying_key();
+                prop_assert!(!cosignature.is_by(&key, TEXT));
+            }
+        }
+    }
+}

@@ -266,3 +266,6 @@ pub enum KeyError {
         computed: KeyId,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,3 +234,6 @@ pub enum VerifyError {
         id: KeyId,
     },
 }
+
+#[cfg(test)]
+mod tests;
