@@ -84,9 +84,12 @@ impl FromStr for Checkpoint {
         let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next()) else {
             return Err(CheckpointError::Lines);
         };
+        if !is_line(origin) {
+            return Err(CheckpointError::Origin);
+        }
         let size = plain_decimal(size).ok_or(CheckpointError::Size)?;
         let root = root.parse().map_err(|_| CheckpointError::Root)?;
-        Self::new(origin, size, root)?.with_extensions(lines)
+        Self { origin: origin.to_owned(), size, root, extensions: Vec::new() }.with_extensions(lines)
     }
 }
 

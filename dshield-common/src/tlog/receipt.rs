@@ -213,3 +213,6 @@ pub enum ReceiptRejection {
     #[error(transparent)]
     Inclusion(InclusionError),
 }
+
+#[cfg(test)]
+mod tests;
