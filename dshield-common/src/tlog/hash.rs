@@ -1,6 +1,6 @@
 //! The hashes of a Merkle tree as RFC 6962, section 2.1, defines them over SHA-256.
 //!
-//! An entry's bytes or two hashes flow in, one [`Hash`] flows out. The first byte that is hashed tells leaves from
+//! An entry's bytes or two hashes flow in, one hash flows out. The first byte that is hashed tells leaves from
 //! nodes, so that no entry can be passed off as an interior node.
 use std::fmt;
 use std::str::FromStr;
@@ -89,7 +89,7 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// Why a text is not a [`Hash`]. The fault is that of whoever wrote it.
+/// Why a text is not a hash. The fault is that of whoever wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HashError {

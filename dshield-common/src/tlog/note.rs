@@ -146,14 +146,10 @@ impl FromStr for Note {
         let (start, lines) = note.rsplit_once("\n\n").ok_or(NoteError::NoEmptyLine)?;
         let text = &note[..=start.len()];
         let lines = lines.strip_suffix('\n').ok_or(NoteError::Unsigned)?;
-        let mut signatures = Vec::new();
-        for (index, line) in lines.split('\n').enumerate() {
-            if index == MAX_SIGNATURES {
-                return Err(NoteError::TooManySignatures);
-            }
-            signatures.push(parse_line(line).ok_or(NoteError::Signature { line: index + 1 })?);
-        }
-        Self::new(text, signatures)
+        // One line too many is enough to know that there are.
+        let numbered = lines.split('\n').zip(1..).take(MAX_SIGNATURES + 1);
+        let signatures = numbered.map(|(text, line)| text.parse().map_err(|_| NoteError::Signature { line }));
+        Self::new(text, signatures.collect::<Result<Vec<_>, _>>()?)
     }
 }
 
@@ -164,20 +160,29 @@ impl fmt::Display for Note {
     }
 }
 
+/// One line of a note or of a witness's answer, without its line end. An error calls it line 1.
+impl FromStr for NoteSignature {
+    type Err = NoteError;
+
+    fn from_str(line: &str) -> Result<Self, NoteError> {
+        let parts = line.strip_prefix(DASH).and_then(|rest| rest.split_once(' '));
+        let parsed = parts.and_then(|(name, base64)| Some((name.parse().ok()?, from_base64(base64)?)));
+        let (name, bytes) = parsed.ok_or(NoteError::Signature { line: 1 })?;
+        match bytes.split_first_chunk() {
+            Some((id, signature @ [_, ..])) => {
+                Ok(Self { name, id: KeyId::new(u32::from_be_bytes(*id)), signature: signature.to_owned() })
+            }
+            _ => Err(NoteError::Signature { line: 1 }),
+        }
+    }
+}
+
 /// The line, without its line end.
 impl fmt::Display for NoteSignature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = [self.id.get().to_be_bytes().as_slice(), &self.signature].concat();
         write!(f, "{DASH}{} {}", self.name, to_base64(bytes))
     }
-}
-
-fn parse_line(line: &str) -> Option<NoteSignature> {
-    let (name, base64) = line.strip_prefix(DASH)?.split_once(' ')?;
-    let name = name.parse().ok()?;
-    let bytes = from_base64(base64)?;
-    let (id, signature) = bytes.split_first_chunk()?;
-    Some(NoteSignature { name, id: KeyId::new(u32::from_be_bytes(*id)), signature: signature.to_owned() })
 }
 
 /// Why bytes are not a note. The fault is that of whoever wrote it.

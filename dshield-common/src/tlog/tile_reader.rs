@@ -186,7 +186,7 @@ mod tests {
         let tile = Tile::new(0, 0, 4).unwrap();
         let hashes = [Hash::new([0; 32]); 4];
         assert!(node_in_tile(NodeId { level: 2, index: 0 }, tile, &hashes).is_some());
-        for (level, index) in [(3, 0), (2, 1), (0, 4), (8, 0), (2, u64::MAX), (255, 0)] {
+        for (level, index) in [(3, 0), (2, 1), (0, 4), (8, 0), (2, u64::MAX), (2, 1 << 62), (255, 0)] {
             assert_eq!(node_in_tile(NodeId { level, index }, tile, &hashes), None);
         }
     }
