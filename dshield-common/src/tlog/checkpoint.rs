@@ -218,7 +218,8 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read_back_alike(
-            origin in "[ -~é]{1,30}", size in number(), root in any_hash(), lines in prop::collection::vec("[ -~é]{1,9}", 0..4),
+            origin in "[ -~é]{1,30}", size in number(), root in any_hash(),
+            lines in prop::collection::vec("[ -~é]{1,9}", 0..4),
         ) {
             let checkpoint = Checkpoint::new(origin, size, root).unwrap().with_extensions(lines).unwrap();
             prop_assert_eq!(checkpoint.to_string().parse(), Ok(checkpoint));

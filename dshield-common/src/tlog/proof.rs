@@ -1,8 +1,8 @@
 //! Inclusion and consistency proofs (RFC 6962, sections 2.1.1 and 2.1.2; verification as in RFC 9162, 2.1.3 and 2.1.4).
 //!
 //! To prove: sizes and a reader of complete subtrees flow in, the proof's hashes flow out. To verify: sizes, roots
-//! and a proof that anybody may have written flow in; a yes or the reason for the no flows out. All numbers of 64 bits are
-//! answered, none overflows.
+//! and a proof that anybody may have written flow in; a yes or the reason for the no flows out. All numbers of 64 bits
+//! are answered, none overflows.
 use super::hash::{Hash, empty_root, node_hash};
 use super::range::NodeId;
 

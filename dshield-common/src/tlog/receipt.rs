@@ -1,7 +1,8 @@
 //! Receipts: the proof that an entry is in a log, in one text that needs no network (C2SP tlog-proof).
 //!
-//! An index, an inclusion proof and a signed checkpoint flow in, a receipt's text flows out. Back, the text and the leaf hash of
-//! the entry in question flow in, and the checkpoint that proves it flows out, once keys or a policy vouch for it.
+//! An index, an inclusion proof and a signed checkpoint flow in, a receipt's text flows out. Back, the text and the leaf
+//! hash of the entry in question flow in, and the checkpoint that proves it flows out, once keys or a policy vouch for
+//! it.
 use std::fmt;
 use std::str::FromStr;
 
@@ -71,8 +72,8 @@ impl Receipt {
         &self.note
     }
 
-    /// Checks that an entry with this [`leaf_hash`](super::hash::leaf_hash) is in a log that one of `keys` signs for, under
-    /// [`Self::index`].
+    /// Checks that an entry with this [`leaf_hash`](super::hash::leaf_hash) is in a log that one of `keys` signs for,
+    /// under [`Self::index`].
     ///
     /// A key counts as the log's when its name is the checkpoint's origin. Keys of witnesses may be among them; who
     /// wants some of them to have signed says so in a policy and calls [`Self::accept`].
@@ -94,8 +95,8 @@ impl Receipt {
         Ok(&self.checkpoint)
     }
 
-    /// Checks as [`Self::verify`] does, with the keys of a policy and its quorum. `logs` are keys of logs that are known
-    /// from elsewhere, beside those of the policy.
+    /// Checks as [`Self::verify`] does, with the keys of a policy and its quorum. `logs` are keys of logs that are
+    /// known from elsewhere, beside those of the policy.
     ///
     /// # Errors
     /// When the policy does not accept the checkpoint, or the proof does not lead to its root.

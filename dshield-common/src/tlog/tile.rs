@@ -370,7 +370,9 @@ mod tests {
         }
 
         #[test]
-        fn any_numbers_are_answered_without_panic(level in 0..=63u8, index in number(), size in number(), width in 1..=256u16) {
+        fn any_numbers_are_answered_without_panic(
+            level in 0..=63u8, index in number(), size in number(), width in 1..=256u16,
+        ) {
             let tile = Tile::new(level, index, width).unwrap();
             prop_assert_eq!(tile.exists_in(size), Tile::at(level, index, size).is_some_and(|at| at.width() >= width));
             if tile.exists_in(size) {

@@ -184,7 +184,8 @@ fn an_ecdsa_signature_is_strict_der() {
 proptest! {
     #[test]
     fn any_text_is_a_vkey_or_refused_without_panic(
-        text in ".*", near in prop_oneof![mutated(EXAMPLE), mutated(REKOR)], key in prop::collection::vec(any::<u8>(), 0..96),
+        text in ".*", near in prop_oneof![mutated(EXAMPLE), mutated(REKOR)],
+        key in prop::collection::vec(any::<u8>(), 0..96),
     ) {
         for text in [text, near] {
             if let Ok(key) = VerifierKey::parse(&text) {
@@ -197,7 +198,9 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_refused_as_a_signature_without_panic(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..96)) {
+    fn any_bytes_are_refused_as_a_signature_without_panic(
+        text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..96),
+    ) {
         for signer in all() {
             prop_assert_eq!(signer.key("a").verify(&text, &bytes), Err(BadSignature));
         }

@@ -226,7 +226,9 @@ proptest! {
     #[test]
     fn what_is_assembled_is_read_back_alike(
         text in "([ -~é—]|\n){0,40}\n",
-        signatures in prop::collection::vec(("[!-*,-~é—]{1,20}", any::<u32>(), prop::collection::vec(any::<u8>(), 1..80)), 1..17),
+        signatures in prop::collection::vec(
+            ("[!-*,-~é—]{1,20}", any::<u32>(), prop::collection::vec(any::<u8>(), 1..80)), 1..17,
+        ),
     ) {
         let line = |(name, id, signature): (String, _, _)| {
             NoteSignature { name: name.parse().unwrap(), id: KeyId::new(id), signature }

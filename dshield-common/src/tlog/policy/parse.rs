@@ -154,6 +154,10 @@ fn as_witness(key: &VerifierKey) -> Option<VerifierKey> {
     VerifierKey::cosignature_v1(key.name().clone(), public).ok()
 }
 
+fn or_write(instead: Option<&str>) -> String {
+    instead.map(|key| format!("; write {key}")).unwrap_or_default()
+}
+
 /// Which line of a policy file is wrong, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of the trust policy: {cause}")]
@@ -182,7 +186,7 @@ pub enum PolicyCause {
     #[error("{0}")]
     Key(#[source] KeyError),
     /// The key is not one for cosignatures.
-    #[error("a witness has a key of type 0x04{}", .instead.as_ref().map(|key| format!("; write {key}")).unwrap_or_default())]
+    #[error("a witness has a key of type 0x04{}", or_write(.instead.as_deref()))]
     WitnessType {
         /// The vkey for cosignatures of the same public key, if it can have one.
         instead: Option<String>,

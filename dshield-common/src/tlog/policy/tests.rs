@@ -235,7 +235,9 @@ fn a_chain_of_a_thousand_groups_is_judged_without_recursion() {
 
 proptest! {
     #[test]
-    fn any_octets_are_a_policy_or_refused_without_panic(octets: Vec<u8>, words in "((log|witness|group|quorum|none|any|all|a|b|[0-9]|#|\\PC)[ \t\n]){0,20}") {
+    fn any_octets_are_a_policy_or_refused_without_panic(
+        octets: Vec<u8>, words in "((log|witness|group|quorum|none|any|all|a|b|[0-9]|#|\\PC)[ \t\n]){0,20}",
+    ) {
         let _ = TrustPolicy::parse(&octets);
         let _ = TrustPolicy::parse(words.as_bytes());
     }

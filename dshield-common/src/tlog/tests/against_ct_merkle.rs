@@ -24,7 +24,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn roots_and_inclusion_proofs_are_those_of_ct_merkle((size, index) in (1..300u64).prop_flat_map(|size| (Just(size), 0..size))) {
+    fn roots_and_inclusion_proofs_are_those_of_ct_merkle(
+        (size, index) in (1..300u64).prop_flat_map(|size| (Just(size), 0..size)),
+    ) {
         let (grown, theirs) = (Grown::to(size), oracle(size));
         prop_assert!(theirs.root() == root(grown.tree.root(), size));
         let proof = prove_inclusion(index, size, |node| grown.read(node)).unwrap();

@@ -105,7 +105,8 @@ proptest! {
         if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
             let keys: Vec<_> = (1..=6).map(|seed| (public(seed), keyhash(seed))).collect();
             for signed in 0..64u8 {
-                let signed = || keys.iter().enumerate().filter(move |(at, _)| signed >> at & 1 == 1).map(|(_, key)| key);
+                let signed =
+                    || keys.iter().enumerate().filter(move |(at, _)| signed >> at & 1 == 1).map(|(_, key)| key);
                 let quorum = ours.is_quorum(|witness| signed().any(|(key, _)| witness.key.public_key() == key));
                 let keyhashes: Vec<_> = signed().map(|(_, keyhash)| keyhash.clone()).collect();
                 prop_assert_eq!(quorum, theirs.check_quorum(&keyhashes), "{:?} with {:?}", lines, keyhashes);
@@ -186,7 +187,8 @@ proptest! {
         time in 0..=cosignature::MAX_TIMESTAMP,
     ) {
         // The policy knows the first four.
-        let cosigned: Vec<_> = (1..=5u8).filter(|seed| signed >> (seed - 1) & 1 == 1).map(|seed| (seed, time)).collect();
+        let cosigned = (1..=5u8).filter(|seed| signed >> (seed - 1) & 1 == 1).map(|seed| (seed, time));
+        let cosigned: Vec<_> = cosigned.collect();
         let logged = logged(size, index, &cosigned, damage);
         let policy = |log: String, key: &dyn Fn(u8) -> String| {
             let witnesses: String = (1..=4).map(|seed| format!("witness w{seed} {}\n", key(seed))).collect();
