@@ -97,9 +97,10 @@ proptest! {
     fn a_policy_is_read_and_its_quorum_judged_as_by_sigsum(lines in lines(), blank in "[ \t]{1,3}") {
         let (ours, theirs) = written(&lines, &blank);
         let (ours, theirs) = (TrustPolicy::parse(ours.as_bytes()), sigsum::Policy::parse(&theirs));
-        if let Err(error) = &ours {
+        let cause = ours.as_ref().err().map(|error| &error.cause);
+        if matches!(cause, Some(PolicyCause::MemberTwice(_) | PolicyCause::Threshold { .. })) {
             // These two rules are those of C2SP alone.
-            prop_assume!(!matches!(error.cause, PolicyCause::MemberTwice(_) | PolicyCause::Threshold { .. }));
+            return Ok(());
         }
         prop_assert_eq!(ours.is_ok(), theirs.is_ok(), "{:?}: {:?} and {:?}", lines, ours, theirs);
         if let (Ok(ours), Ok(theirs)) = (ours, theirs) {
