@@ -8,8 +8,8 @@ use std::fmt;
 
 use ring::error::Unspecified;
 use ring::pkcs8::Document;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use ring::rand::{SecureRandom, SystemRandom};
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use zeroize::Zeroize;
 
 /// More than ring uses of the stack for making a key.
@@ -76,6 +76,54 @@ impl rcgen::SigningKey for P256Key {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         let signature = self.sign(message).map_err(|_| rcgen::Error::RingUnspecified)?;
         Ok(signature.as_ref().to_vec())
+    }
+}
+
+/// An Ed25519 key pair (RFC 8032).
+pub struct Ed25519Key {
+    pair: Ed25519KeyPair,
+    public: [u8; 32],
+}
+
+impl Ed25519Key {
+    /// A new key.
+    ///
+    /// # Errors
+    /// When the system gives no randomness.
+    pub fn generate() -> Result<Self, Unspecified> {
+        let made = Self::from_new_seed();
+        wipe_stack();
+        made
+    }
+
+    #[inline(never)]
+    fn from_new_seed() -> Result<Self, Unspecified> {
+        let mut seed = [0; 32];
+        SystemRandom::new().fill(&mut seed)?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&seed);
+        seed.zeroize();
+        let pair = pair.map_err(|_| Unspecified)?;
+        let public = pair.public_key().as_ref().try_into().map_err(|_| Unspecified)?;
+        Ok(Self { pair, public })
+    }
+
+    /// A signature over `message`: 64 bytes.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
+        self.pair.sign(message).as_ref().to_vec()
+    }
+
+    /// The public key.
+    #[must_use]
+    pub fn public(&self) -> &[u8; 32] {
+        &self.public
+    }
+}
+
+/// The public half only.
+impl fmt::Debug for Ed25519Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ed25519Key").field("public", self.pair.public_key()).finish_non_exhaustive()
     }
 }
 

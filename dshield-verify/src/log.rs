@@ -13,9 +13,10 @@ mod tests;
 use std::fmt;
 
 use dshield_common::canonical::to_canonical_json;
+use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Boot, Previous};
 use dshield_common::log::line::{LineError, SignedEntry};
-use dshield_common::log::{MAX_ENTRY, leaf_hash_hex};
+use dshield_common::tlog::{Hash, Tree, leaf_hash};
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey, LineEnding};
@@ -110,6 +111,8 @@ pub struct LogSummary {
     pub last_seq: u64,
     /// The leaf hash of the last entry, in hex.
     pub last_leaf_hash: String,
+    /// The root of the Merkle tree over all entries, where all were checked.
+    pub root: Option<Hash>,
     /// The boot that sealed the last entry.
     pub last_boot_id: String,
     /// The key that signed the last entry.
@@ -229,6 +232,8 @@ pub struct LogVerifier {
     boot_id: Option<String>,
     /// The leaf hash of the last entry; unknown at the start.
     leaf_hash: Option<String>,
+    /// The tree over all entries, where all are checked.
+    tree: Option<Tree>,
 }
 
 impl LogVerifier {
@@ -236,11 +241,11 @@ impl LogVerifier {
     #[must_use]
     pub fn new(expectations: Expectations) -> Self {
         let Expectations { start, last_key } = expectations;
-        let (first, key) = match start {
-            Start::Beginning => (0, None),
-            Start::Page { seq, key } => (seq, Some(key)),
+        let (first, key, tree) = match start {
+            Start::Beginning => (0, None, Some(Tree::new())),
+            Start::Page { seq, key } => (seq, Some(key), None),
         };
-        Self { last_key, first, next: first, boots: 0, key, boot_id: None, leaf_hash: None }
+        Self { last_key, first, next: first, boots: 0, key, boot_id: None, leaf_hash: None, tree }
     }
 
     /// Checks the next line.
@@ -279,7 +284,11 @@ impl LogVerifier {
             self.key = boot;
         }
         self.boot_id = Some(head.boot_id);
-        self.leaf_hash = Some(leaf_hash_hex(signed.entry.as_bytes()));
+        let leaf = leaf_hash(signed.entry.as_bytes());
+        self.leaf_hash = Some(hex(&leaf));
+        if let Some(tree) = &mut self.tree {
+            tree.append(leaf);
+        }
         self.next += 1;
         Ok(())
     }
@@ -302,6 +311,7 @@ impl LogVerifier {
             first_seq: self.first,
             last_seq,
             last_leaf_hash: leaf_hash,
+            root: self.tree.map(|tree| tree.root()),
             last_boot_id: boot_id,
             last_key: key,
         })
@@ -317,9 +327,12 @@ impl LogVerifier {
         }
         let truthful = match (&boot.previous, seq.checked_sub(1)) {
             (None, None) => true,
-            (Some(Previous { seq, leaf_hash }), Some(before)) => {
+            (Some(Previous { seq, leaf_hash, root, .. }), Some(before)) => {
                 // At the start of a page the entry before it is not at hand.
-                *seq == before && self.leaf_hash.as_ref().is_none_or(|known| known == leaf_hash)
+                let follows = *seq == before && self.leaf_hash.as_ref().is_none_or(|known| known == leaf_hash);
+                // Nor are all those before.
+                let named = root.as_ref().zip(self.tree.as_ref());
+                follows && named.is_none_or(|(root, tree)| *root == hex(&tree.root()))
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
@@ -345,4 +358,8 @@ impl Head {
         }
         serde_json::from_value(value).map_err(|_| LogFault::NotAnEntry { seq })
     }
+}
+
+fn hex(hash: &Hash) -> String {
+    hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }

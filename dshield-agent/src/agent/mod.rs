@@ -188,7 +188,7 @@ impl Agent {
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode })?;
+            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin: None })?;
             Ok::<_, StartError>((log, spawner, filters, events))
         })
         .await?;

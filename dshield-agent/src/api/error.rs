@@ -9,9 +9,11 @@ use crate::log::LogError;
 pub(super) enum ApiError {
     /// The caller's.
     #[error("{parameter} {problem}")]
-    InvalidParameter { parameter: String, problem: &'static str },
+    InvalidParameter { parameter: String, problem: String },
     /// The caller's.
-    #[error("there is no {0}; what there is: /v1/functions, /v1/policy, /v1/log/entries, /healthz, /readyz")]
+    #[error(
+        "there is no {0}; what there is: /v1/functions, /v1/policy, /v1/log/entries, /v1/log/stream, /v1/log/key, /v1/log/checkpoint, /v1/log/proof/{{seq}}, /v1/log/consistency, /v1/log/tlog/…, /healthz, /readyz"
+    )]
     NoSuchRoute(String),
     /// The caller's.
     #[error("this path does not take this method")]
@@ -19,12 +21,28 @@ pub(super) enum ApiError {
     /// The caller's: too many others do the same.
     #[error("too many readers follow the log; read /v1/log/entries, or try again later")]
     TooManyStreams,
+    /// The caller's, who asks for what is not kept any more.
+    #[error("{0}")]
+    Pruned(LogError),
+    /// The caller's, who asks for what is not there yet.
+    #[error("{0}")]
+    NotThere(String),
     /// The operator's.
     #[error("the log cannot be read; the agent's own output says why")]
-    Log(#[from] LogError),
+    Log(LogError),
     /// The operator's.
     #[error("not ready: {0}")]
     NotReady(String),
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Pruned { .. } => Self::Pruned(error),
+            LogError::NoSuchEntry { .. } => Self::NotThere(error.to_string()),
+            error => Self::Log(error),
+        }
+    }
 }
 
 impl IntoResponse for ApiError {
@@ -34,6 +52,8 @@ impl IntoResponse for ApiError {
             Self::NoSuchRoute(_) => (StatusCode::NOT_FOUND, "not_found"),
             Self::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::TooManyStreams => (StatusCode::SERVICE_UNAVAILABLE, "too_many_streams"),
+            Self::Pruned(_) => (StatusCode::GONE, "pruned"),
+            Self::NotThere(_) => (StatusCode::NOT_FOUND, "not_there_yet"),
             Self::Log(cause) => {
                 tracing::error!("the log could not be read: {cause}");
                 (StatusCode::SERVICE_UNAVAILABLE, "log_unreadable")

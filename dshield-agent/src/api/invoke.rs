@@ -28,6 +28,8 @@ const SMALL_BODY: u64 = 64 * 1024;
 /// How long a client may take to send its payload.
 const BODY_TIME: Duration = Duration::from_secs(60);
 const MAX_NAME: usize = 256;
+/// Number of the invocation's first entry, and size and root of the log when the function had answered.
+const LOG_HEADER: &str = "x-dshield-log";
 
 pub(super) async fn invoke(
     State(shared): State<Arc<Shared>>,
@@ -72,7 +74,7 @@ async fn answer(
     if kind == Kind::Event {
         return Ok(status_only(StatusCode::ACCEPTED));
     }
-    Ok(finished(invocation.await?))
+    Ok(finished(shared, invocation.await?))
 }
 
 fn status_only(status: StatusCode) -> Response {
@@ -81,7 +83,9 @@ fn status_only(status: StatusCode) -> Response {
     response
 }
 
-fn finished(outcome: Outcome) -> Response {
+/// With the answer the caller gets what the log was at that moment: who keeps it can tell later whether the log still
+/// holds the invocation, and all before it (`/v1/log/proof/{seq}`, `/v1/log/consistency`).
+fn finished(shared: &Shared, outcome: Outcome) -> Response {
     let mut response = Response::new(Body::from(outcome.payload));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -89,6 +93,13 @@ fn finished(outcome: Outcome) -> Response {
     if outcome.ending != Ending::Ok {
         // `Handled` is what Lambda gave for errors of runtimes it has retired.
         headers.insert("x-amz-function-error", HeaderValue::from_static("Unhandled"));
+    }
+    if let Some(seq) = outcome.seq {
+        let (size, root) = shared.state.log.tree_head();
+        // A dictionary of RFC 9651.
+        if let Ok(value) = HeaderValue::from_str(&format!("seq={seq}, size={size}, root=:{root}:")) {
+            headers.insert(LOG_HEADER, value);
+        }
     }
     response
 }
@@ -239,7 +250,7 @@ impl Failure {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert("x-amzn-errortype", HeaderValue::from_static(error_type));
-        if status == StatusCode::TOO_MANY_REQUESTS {
+        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

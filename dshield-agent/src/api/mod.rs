@@ -6,14 +6,20 @@
 //! | file | routes |
 //! | --- | --- |
 //! | `invoke` | `POST /2015-03-31/functions/{name}/invocations`, as AWS Lambda |
-//! | `log` | `GET /v1/log/entries`, `/v1/log/stream`, `/v1/log/key` |
+//! | `log` | `GET /v1/log/entries`, `/v1/log/key` |
+//! | `stream`, `feed` | `GET /v1/log/stream` |
+//! | `tlog` | `GET /v1/log/checkpoint`, `/v1/log/proof/{seq}`, `/v1/log/consistency`, `/v1/log/tlog/…` |
 //! | `deployment` | `GET /v1/functions`, `/v1/policy` |
 //! | `health` | `GET /healthz`, `/readyz` |
 mod deployment;
 mod error;
+mod feed;
 mod health;
 mod invoke;
 mod log;
+mod query;
+mod stream;
+mod tlog;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -32,14 +38,16 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use self::error::ApiError;
+use self::feed::Feed;
 use crate::log::Log;
 use crate::runtime::{Limits, Pool, serve as serve_http};
 
-const LIMITS: Limits = Limits { connections: 512, head: Duration::from_secs(30) };
+/// Together with what else the agent has open they stay below `OWN_DESCRIPTORS` of the proxy.
+const LIMITS: Limits = Limits { connections: 1408, head: Duration::from_secs(30) };
 /// How many large request bodies may be read at the same time: they are what costs memory.
 const LARGE_BODIES: usize = 16;
 /// How many readers may follow the log at the same time; the other connections stay free for invocations.
-const STREAMS: usize = 128;
+const STREAMS: usize = 1024;
 
 /// Why the agent is not ready, if it is not. Asked for every `/readyz` and every invocation; must not block.
 pub type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -82,6 +90,7 @@ struct Shared {
     state: ApiState,
     large_bodies: Semaphore,
     streams: Arc<Semaphore>,
+    feed: Arc<Feed>,
 }
 
 impl Shared {
@@ -91,13 +100,18 @@ impl Shared {
 }
 
 fn router(state: ApiState) -> Router {
-    let shared =
-        Shared { state, large_bodies: Semaphore::new(LARGE_BODIES), streams: Arc::new(Semaphore::new(STREAMS)) };
+    let (large_bodies, streams) = (Semaphore::new(LARGE_BODIES), Arc::new(Semaphore::new(STREAMS)));
+    let shared = Shared { state, large_bodies, streams, feed: Arc::default() };
     Router::new()
         .route("/2015-03-31/functions/{name}/invocations", post(invoke::invoke))
         .route("/v1/log/entries", get(log::entries))
-        .route("/v1/log/stream", get(log::stream))
+        .route("/v1/log/stream", get(stream::stream))
         .route("/v1/log/key", get(log::key))
+        .route("/v1/log/checkpoint", get(tlog::checkpoint))
+        .route("/v1/log/proof/{seq}", get(tlog::proof))
+        .route("/v1/log/consistency", get(tlog::consistency))
+        .route("/v1/log/tlog/checkpoint", get(tlog::checkpoint))
+        .route("/v1/log/tlog/tile/{*path}", get(tlog::tile))
         .route("/v1/functions", get(deployment::functions))
         .route("/v1/policy", get(deployment::policy))
         .route("/healthz", get(health::healthz))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use dshield_common::log::entry::{Event, Record};
+use dshield_common::log::entry::{Event, Record, Subject};
+use dshield_common::log::line::SignedEntry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -69,7 +70,8 @@ impl Api {
         assert_eq!(header("x-amzn-requestid").unwrap().len(), 36);
         let status: u16 = head[9..12].parse().unwrap();
         assert_eq!(header("x-amz-executed-version").is_some(), status == 200);
-        assert_eq!(header("retry-after").is_some(), status == 429);
+        assert_eq!(header("retry-after").is_some(), [429, 503].contains(&status));
+        assert_eq!(header("x-dshield-log").is_some(), status == 200);
         let error = header("x-amzn-errortype").or(header("x-amz-function-error")).unwrap_or_default();
         (status, error, body.to_owned())
     }
@@ -272,6 +274,135 @@ async fn the_log_is_read_in_pages_and_bad_parameters_are_named() {
         let (status, body) = api.get(&format!("/v1/log/entries?{query}")).await;
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &body["error"]["parameter"]), (400, &json!(parameter)), "{query}: {body}");
+    }
+}
+
+/// Status, header fields and body.
+async fn whole(address: SocketAddr, path: &str, fields: &str) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap().to_lowercase();
+    (head[9..12].parse().unwrap(), head, answer[end + 4..].to_vec())
+}
+
+#[tokio::test]
+async fn entries_are_chosen_by_what_they_say_and_the_answer_says_where_to_go_on() {
+    let log = log();
+    for number in 0..40_u64 {
+        let subject = Subject {
+            function: Some(format!("f{}", number % 4)),
+            request_id: Some(format!("r{number}")),
+            ..Subject::default()
+        };
+        log.append(Record { subject, event: Event::Tamper { what: number.to_string() } }).await.unwrap();
+    }
+    write(&log, 5).await;
+    let api = Api::start(log.clone(), vec![]).await;
+    let get = async |query: &str| {
+        let (status, head, body) = whole(api.address, &format!("/v1/log/entries?{query}"), "").await;
+        assert_eq!(status, 200, "{query}");
+        let next = head.lines().find_map(|line| line.strip_prefix("x-dshield-next: ")).unwrap().parse::<u64>().unwrap();
+        (numbers(std::str::from_utf8(&body).unwrap()), next)
+    };
+    assert_eq!(get("function=f1&limit=3").await, (vec![2, 6, 10], 11));
+    assert_eq!(get("function=f1&limit=3&from=11").await, (vec![14, 18, 22], 23));
+    assert_eq!(get("kind=lost").await, ((41..46).collect(), 46));
+    assert_eq!(get("kind=tamper&request=r7").await, (vec![8], 46));
+    assert_eq!(get("function=nobody").await, (vec![], 46));
+    assert_eq!(get("until=2001-01-01").await, (vec![], 46));
+    assert_eq!(get("since=2001-01-01&limit=2&from=3").await, (vec![3, 4], 5));
+    assert_eq!(get("from=44").await, (vec![44, 45], 46));
+    assert_eq!(get("from=99").await, (vec![], 99));
+    for bad in ["since=yesterday", "until=2026-13", "kinds=lost"] {
+        assert_eq!(api.get(&format!("/v1/log/entries?{bad}")).await.0, 400, "{bad}");
+    }
+}
+
+/// What somebody who has the two keys and nothing else can check.
+#[tokio::test]
+async fn checkpoints_proofs_and_tiles_verify_against_each_other() {
+    use dshield_common::tlog::{Checkpoint, Note, Receipt, Tree, VerifierKey, leaf_hash, verify_consistency};
+    let log = log();
+    write(&log, 600).await;
+    let api = Api::start(log.clone(), vec![]).await;
+    let text = async |path: &str| {
+        let (status, body) = api.get(path).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    let checkpoint = async || {
+        let note: Note = text("/v1/log/checkpoint").await.parse().unwrap();
+        // Both keys signed, each of which is enough for somebody.
+        assert_eq!(note.verified_by(log.checkpoint_keys()).unwrap().len(), 2);
+        Checkpoint::from_note(&note).unwrap()
+    };
+    let old = checkpoint().await;
+    assert_eq!(old.size(), 601);
+    write(&log, 100).await;
+    let new = checkpoint().await;
+    assert_eq!((new.size(), new.origin()), (701, old.origin()));
+
+    // The entries give the root, and each is proved by a receipt.
+    let entries: Vec<String> = {
+        let lines = log.read(0, usize::MAX).await.unwrap();
+        lines.iter().map(|line| SignedEntry::parse(line).unwrap().entry).collect()
+    };
+    let mut tree = Tree::new();
+    for entry in &entries {
+        tree.append(leaf_hash(entry.as_bytes()));
+    }
+    assert_eq!((tree.size(), tree.root()), (new.size(), new.root()));
+    let keys: &[VerifierKey] = log.checkpoint_keys();
+    for seq in [0, 1, 255, 256, 600, 700] {
+        let receipt: Receipt = text(&format!("/v1/log/proof/{seq}")).await.parse().unwrap();
+        assert_eq!(receipt.index(), seq);
+        let leaf = leaf_hash(entries[usize::try_from(seq).unwrap()].as_bytes());
+        let proved = receipt.verify(&leaf, keys).unwrap();
+        assert_eq!(proved.size(), 701);
+        assert!(receipt.verify(&leaf_hash(b"another"), keys).is_err());
+    }
+    let proof: Value = serde_json::from_str(&text("/v1/log/consistency?old=601").await).unwrap();
+    let hashes: Vec<_> =
+        proof["hashes"].as_array().unwrap().iter().map(|h| h.as_str().unwrap().parse().unwrap()).collect();
+    verify_consistency(601, &old.root(), 701, &new.root(), &hashes).unwrap();
+
+    // Tiles are what the specification says, may be kept, and need not be sent again.
+    let (status, head, tile) = whole(api.address, "/v1/log/tlog/tile/0/001", "").await;
+    assert_eq!((status, tile.len()), (200, 8192));
+    assert_eq!(tile[..32], leaf_hash(entries[256].as_bytes()).as_bytes()[..]);
+    assert!(head.contains("immutable") && head.contains("application/octet-stream"), "{head}");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    let again = whole(api.address, "/v1/log/tlog/tile/0/001", &format!("If-None-Match: {tag}\r\n")).await;
+    assert_eq!((again.0, again.2.len()), (304, 0));
+    assert_eq!(whole(api.address, "/v1/log/tlog/tile/1/000.p/2", "").await.2.len(), 64);
+    let (_, _, bundle) = whole(api.address, "/v1/log/tlog/tile/entries/002.p/189", "").await;
+    let bundled = dshield_common::tlog::bundle::decode_entries(&bundle).unwrap();
+    assert!(bundled.iter().map(|entry| &entry[..]).eq(entries[512..].iter().map(String::as_bytes)));
+
+    for (path, status) in [
+        ("/v1/log/proof/701", 404),
+        ("/v1/log/proof/x", 400),
+        ("/v1/log/proof/-1", 400),
+        ("/v1/log/proof/1?x=1", 400),
+        ("/v1/log/consistency", 400),
+        ("/v1/log/consistency?old=9&new=8", 400),
+        ("/v1/log/consistency?old=9&new=9999", 404),
+        ("/v1/log/tlog/tile/0/003", 404),
+        ("/v1/log/tlog/tile/0/002.p/190", 404),
+        ("/v1/log/tlog/tile/0/2", 400),
+        ("/v1/log/tlog/tile/64/000", 400),
+        ("/v1/log/tlog/tile/entries/000.p/256", 400),
+        ("/v1/log/tlog/tile/entries/003", 404),
+        ("/v1/log/tlog/tile/0/x018/x446/x744/x073/x709/551", 404),
+        ("/v1/log/tlog/tile/0/x999/x999/x999/x999/x999/x999/x999/999", 400),
+    ] {
+        let (got, body) = api.get(path).await;
+        assert_eq!(got, status, "{path}: {body}");
+        assert!(body.contains("\"message\":"), "{body}");
     }
 }
 

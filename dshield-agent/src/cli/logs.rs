@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use bytes::Bytes;
 use dshield_common::log::entry::{
-    Boot, Close, Connect, Dns, Entry, Event, Invoke, Lifecycle, Phase, PolicyInForce, Process, Refused, Request,
+    Boot, Close, Connect, Dns, Entry, Event, Invoke, Lifecycle, Phase, PolicyInForce, Previous, Process, Refused,
+    Request,
 };
 use http::{Method, Response};
 use http_body_util::BodyExt;
@@ -222,7 +223,10 @@ fn sentence(event: &Event, instance: &str) -> String {
 fn boot_sentence(Boot { version, memory_only, previous, .. }: &Boot) -> String {
     let place = if *memory_only { ", log in memory only" } else { "" };
     match previous {
-        Some(previous) => format!("D-Shield {version} started after entry {}{place}", previous.seq),
+        Some(Previous { seq, closed, .. }) => {
+            let crashed = if *closed == Some(false) { ", which was not closed in order" } else { "" };
+            format!("D-Shield {version} started after entry {seq}{crashed}{place}")
+        }
         None => format!("D-Shield {version} started a new log{place}"),
     }
 }

@@ -10,6 +10,9 @@ use dshield_common::log::MAX_ENTRY;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
+    /// A checkpoint could not be made. A fault of the code that made it.
+    #[error("no checkpoint can be made: {0}; please report this as a bug")]
+    Checkpoint(String),
     /// The agent is stopping; the record was not written.
     #[error("the log is closed because the agent is stopping")]
     Closed,
@@ -65,9 +68,23 @@ pub enum LogError {
         /// The newest format that this build reads.
         supported: u64,
     },
+    /// Whoever asked wants an entry that the log does not have.
+    #[error("the log has no entry {seq}: it has {size} so far, numbered from 0")]
+    NoSuchEntry {
+        /// What was asked for.
+        seq: u64,
+        /// How many there are.
+        size: u64,
+    },
     /// The record cannot be written as canonical JSON; it took no number. A fault of the code that made it.
     #[error("a log record has no canonical form: {0}; please report this as a bug")]
     NotCanonical(#[source] CanonicalError),
+    /// The entries asked for are not kept any more.
+    #[error("the entries before number {first} are not kept any more; their hashes are, and prove those that follow")]
+    Pruned {
+        /// The number of the first entry that is.
+        first: u64,
+    },
     /// The system gives no randomness, so there can be no key.
     #[error("the system gives no random numbers, so no log key can be made; check getrandom(2)")]
     Random,

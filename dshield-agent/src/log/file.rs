@@ -7,6 +7,9 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use super::error::LogError;
 
 const FILE_MODE: u32 = 0o600;
@@ -28,6 +31,22 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, LogError> {
     file.set_permissions(Permissions::from_mode(FILE_MODE))
         .map_err(|source| failed("restrict the access to", path, source))?;
     Ok(Some(file))
+}
+
+/// Opens a file again that was open before.
+pub(super) fn reopen(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Gives a new file its size and its place on the disk, so that writing it later needs neither.
+pub(super) fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), LogError> {
+    let length = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let allocated = match fallocate(file, FallocateFlags::empty(), 0, length) {
+        // Some file systems cannot; the space is taken as it is used.
+        Err(Errno::EOPNOTSUPP) => file.set_len(bytes),
+        allocated => allocated.map_err(io::Error::from),
+    };
+    allocated.and_then(|()| file.sync_all()).map_err(|source| failed("make room for", path, source))
 }
 
 /// Makes the file: `fill` writes it under a temporary name, then it appears under its own name, complete. When

@@ -1,13 +1,13 @@
-//! The key that signs a boot's entries.
+//! The keys that sign a boot's entries and checkpoints.
 //!
-//! Randomness of the system flows in; signatures and the public key flow out. The private key is made when the
-//! agent starts, lives in this process's memory only ([`crate::secret`]), and is gone with it.
+//! Randomness of the system flows in; signatures and public keys flow out. The private keys are made when the
+//! agent starts, live in this process's memory only ([`crate::secret`]), and are gone with it.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::error::Unspecified;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::secret::P256Key;
+use crate::secret::{Ed25519Key, P256Key};
 
 /// DER of a `SubjectPublicKeyInfo` up to the point: SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 },
 /// BIT STRING { 65 bytes … } } (RFC 5480).
@@ -16,22 +16,23 @@ const SPKI_P256: [u8; 26] = [
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// A P-256 key pair made for one boot.
+/// The key pairs of one boot: P-256 for entries and checkpoints, Ed25519 for checkpoints.
 #[derive(Debug)]
 pub(super) struct SigningKey {
     key: P256Key,
+    ed25519: Ed25519Key,
     public_pem: String,
 }
 
 impl SigningKey {
-    /// A new key.
+    /// New keys.
     ///
     /// # Errors
     /// When the system gives no randomness.
     pub(super) fn generate() -> Result<Self, Unspecified> {
-        let key = P256Key::generate()?;
+        let (key, ed25519) = (P256Key::generate()?, Ed25519Key::generate()?);
         let public_pem = pem(key.public_point());
-        Ok(Self { key, public_pem })
+        Ok(Self { key, ed25519, public_pem })
     }
 
     /// ECDSA with SHA-256 over `message`, in ASN.1 DER: at most 72 bytes.
@@ -42,17 +43,32 @@ impl SigningKey {
         self.key.sign(message)
     }
 
-    /// The public key as PEM `SubjectPublicKeyInfo`.
+    /// Ed25519 (RFC 8032) over `message`: 64 bytes.
+    pub(super) fn sign_ed25519(&self, message: &[u8]) -> Vec<u8> {
+        self.ed25519.sign(message)
+    }
+
+    /// The Ed25519 public key.
+    pub(super) fn ed25519_public(&self) -> &[u8; 32] {
+        self.ed25519.public()
+    }
+
+    /// The P-256 public key as DER `SubjectPublicKeyInfo`.
+    pub(super) fn public_spki(&self) -> Vec<u8> {
+        [&SPKI_P256, self.key.public_point()].concat()
+    }
+
+    /// The P-256 public key as PEM `SubjectPublicKeyInfo`.
     pub(super) fn public_pem(&self) -> &str {
         &self.public_pem
     }
 }
 
-/// A fresh boot id: 32 hexadecimal digits.
+/// A fresh name for a boot or a log: 32 hexadecimal digits.
 ///
 /// # Errors
 /// When the system gives no randomness.
-pub(super) fn boot_id() -> Result<String, Unspecified> {
+pub(super) fn random_id() -> Result<String, Unspecified> {
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())

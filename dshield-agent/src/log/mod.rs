@@ -1,51 +1,70 @@
 //! The log: what happened, numbered without gaps, signed and durable.
 //!
 //! Records flow in from every part of the agent; numbers flow back once they are durable, and the entries flow out
-//! as NDJSON lines. The life of a record:
+//! as NDJSON lines, with the Merkle tree over them. The life of a record:
 //!
 //! 1. [`Log::enqueue`] puts it into a bounded queue: from here on its place among the other records is fixed.
-//! 2. The writer thread numbers and dates it, makes its canonical JSON and signs that with the boot's key.
-//! 3. Together with whatever else was queued it is committed to the disk in one two-phase transaction.
+//! 2. The writer thread ([writer]) numbers and dates it, makes its canonical JSON and signs that with the boot's key.
+//! 3. Together with whatever else was queued it goes to the disk, as one frame of the [journal].
 //! 4. [`Pending::durable`] gives its number. Only now may the bytes leave that the record is about.
+//! 5. The [keeper]'s thread carries it into the database ([store]), with thousands of others.
 //!
 //! A crash before 3 ends loses the record, and nobody was told a number; after that nothing loses it. When a
-//! write fails, the log refuses everything from then on ([`Log::check`]), so nothing leaves unlogged. That the disk's
-//! owner puts back an older file is not noticed here: only somebody who remembers a later number can tell.
+//! write fails, the log refuses everything ([`Log::check`]), so nothing leaves unlogged, until the disk takes a write
+//! again; what was refused meanwhile is counted in the log. That the disk's owner puts back an older file is not noticed
+//! here: only somebody who remembers a later number can tell.
+mod checkpoint;
 mod clock;
 mod error;
+mod failure;
 mod file;
+mod journal;
+mod keeper;
 mod key;
+mod ledger;
+mod row;
 mod store;
 
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Record};
+use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Previous, Record};
+use dshield_common::tlog::{Bundle, Hash, KeyName, Receipt, VerifierKey, bundle, proof, prove_consistency, tile};
+use redb::backends::FileBackend;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 
+use self::checkpoint::Checkpoints;
+pub use self::checkpoint::SignedCheckpoint;
 use self::clock::Clock;
 pub use self::error::LogError;
+use self::failure::Failure;
+use self::keeper::Keeper;
 use self::key::SigningKey;
+use self::ledger::{Found, Ledger};
+use self::store::Store;
 pub use self::store::install_panic_hook;
-use self::store::{Head, Store};
-use self::writer::{Command, Failure, QUEUE, Writer};
+use self::writer::{Command, QUEUE, Writer};
+
+/// A page of lines ends here even when more were asked for, so that a reader cannot fill the memory.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// Where the log is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// In this file, which is made when there is none, along with its folder.
+    /// In this file and a journal beside it, which are made when there are none, along with their folder.
     File(PathBuf),
-    /// In memory: it grows there, and ends with the agent.
+    /// In memory: the latest 64 MiB of entries, and the hashes of all; it ends with the agent.
     Memory,
 }
 
@@ -60,6 +79,8 @@ pub struct BootFacts {
     pub isolation: Isolation,
     /// How the policy will be applied, where not by refusing.
     pub mode: Option<Mode>,
+    /// What checkpoints name the log by; `dshield/` and its id where there is nothing.
+    pub origin: Option<KeyName>,
 }
 
 /// A handle to the log, cheap to clone. When the last one is dropped the log closes by itself.
@@ -73,9 +94,10 @@ struct Shared {
     /// How many [`Observing`] there are.
     observing: Arc<AtomicUsize>,
     failure: Arc<Failure>,
-    store: Arc<Store>,
+    ledger: Arc<Ledger>,
+    key: Arc<SigningKey>,
+    checkpoints: Checkpoints,
     head: watch::Receiver<u64>,
-    public_key_pem: String,
     boot_id: Arc<str>,
     boot_entry: u64,
 }
@@ -106,42 +128,72 @@ impl Log {
     /// # Errors
     /// When the file cannot be opened, is in use, is damaged or of a newer format, or cannot be written.
     pub fn open(storage: Storage, boot: BootFacts) -> Result<Self, LogError> {
-        let boot_id = key::boot_id().map_err(|_| LogError::Random)?;
-        let store = Store::open(&storage, &boot_id)?;
-        Self::start(store, boot_id, boot, storage == Storage::Memory)
+        let boot_id = key::random_id().map_err(|_| LogError::Random)?;
+        let (ledger, found) = match storage {
+            Storage::Memory => (Ledger::in_memory(), None),
+            Storage::File(path) => {
+                let (ledger, found) = open_files(&path, &boot_id)?;
+                (ledger, Some(found))
+            }
+        };
+        Self::start(ledger, found, boot_id, boot)
     }
 
-    fn start(store: Store, boot_id: String, facts: BootFacts, memory_only: bool) -> Result<Self, LogError> {
-        let Head { next, previous } = store.head()?;
-        let key = SigningKey::generate().map_err(|_| LogError::Random)?;
-        let store = Arc::new(store);
+    fn start(ledger: Ledger, found: Option<Found>, boot_id: String, facts: BootFacts) -> Result<Self, LogError> {
+        let key = Arc::new(SigningKey::generate().map_err(|_| LogError::Random)?);
+        let (next, root) = ledger.head();
+        let last = ledger.last()?;
+        let (ledger, keeper) = (Arc::new(ledger), Arc::new(Keeper::default()));
         let boot_id: Arc<str> = boot_id.into();
         let failure = Arc::new(Failure::default());
-        let public_key_pem = key.public_pem().to_owned();
         let (head_sender, head) = watch::channel(next);
         let mut writer = Writer {
-            store: store.clone(),
-            key,
+            ledger: ledger.clone(),
+            keeper: keeper.clone(),
+            key: key.clone(),
             boot_id: boot_id.clone(),
             clock: Clock::default(),
             next,
             head: head_sender,
             failure: failure.clone(),
         };
-        let BootFacts { version, sha256, isolation, mode } = facts;
-        let isolation = Some(isolation);
-        let boot = Boot { version, key: public_key_pem.clone(), sha256, isolation, memory_only, previous };
+        let BootFacts { version, sha256, isolation, mode, origin } = facts;
+        let memory_only = found.is_none();
+        let Found { log_id, closed } = found.unwrap_or(Found { log_id: boot_id.to_string(), closed: true });
+        let unusable = |error| LogError::Checkpoint(format!("{error}"));
+        let origin = origin.map_or_else(|| format!("dshield/{log_id}").parse().map_err(unusable), Ok)?;
+        let checkpoints = Checkpoints::new(key.clone(), origin)?;
+        let boot = Boot {
+            version,
+            key: key.public_pem().to_owned(),
+            sha256,
+            isolation: Some(isolation),
+            memory_only,
+            log_id: Some(log_id),
+            checkpoint_keys: checkpoints.verifiers().iter().map(ToString::to_string).collect(),
+            previous: last.map(|(seq, row)| Previous {
+                seq,
+                leaf_hash: hex(&row.leaf),
+                root: Some(hex(&root)),
+                closed: Some(closed),
+            }),
+        };
         writer.write_now(Record::agent(Event::Boot(boot)), mode)?;
 
         let failed = |error: std::io::Error| LogError::Failed { cause: error.to_string().into() };
         let timer = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let (queue, commands) = mpsc::channel(QUEUE);
+        {
+            let (ledger, failure, queue) = (ledger.clone(), failure.clone(), queue.downgrade());
+            let keep = move || keeper.run(&ledger, &failure, &queue);
+            thread::Builder::new().name("log-keeper".to_owned()).spawn(keep).map_err(failed)?;
+        }
         thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || writer.run(commands, &timer))
             .map_err(failed)?;
         let observing = Arc::default();
-        let shared = Shared { queue, observing, failure, store, head, public_key_pem, boot_id, boot_entry: next };
+        let shared = Shared { queue, observing, failure, ledger, key, checkpoints, head, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -161,7 +213,7 @@ impl Log {
     /// # Errors
     /// When the log has failed or is closed.
     pub async fn enqueue(&self, record: Record) -> Result<Pending, LogError> {
-        self.check()?;
+        self.admit()?;
         let (sender, reply) = oneshot::channel();
         let command = Command::Append(record, self.mode(), Some(sender));
         self.shared.queue.send(command).await.map_err(|_| self.ended())?;
@@ -183,7 +235,7 @@ impl Log {
     /// # Errors
     /// When the log has failed or is closed.
     pub fn enqueue_now(&self, record: Record) -> Result<(), LogError> {
-        self.check()?;
+        self.admit()?;
         match self.shared.queue.try_send(Command::Append(record, self.mode(), None)) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(self.ended()),
@@ -202,10 +254,128 @@ impl Log {
     /// ends or the page gets larger than a few megabytes. A reader that wants all goes on after the last one it got.
     ///
     /// # Errors
-    /// When the log is closed, or the file is damaged or cannot be read.
+    /// When the log is closed, the entries are not kept any more, or the file is damaged or cannot be read.
     pub async fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, LogError> {
-        let store = self.shared.store.clone();
-        spawn_blocking(move || store.read(from, limit)).await.map_err(|error| LogError::Read(error.to_string()))?
+        self.read_within(from, limit, PAGE_BYTES).await
+    }
+
+    /// [`Self::read`] in pages of about so many bytes; each has a line, however long that is.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_within(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<String>, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let rows = shared.ledger.rows(from, limit, bytes)?;
+            Ok((from..).zip(&rows).map(|(seq, row)| row.line(seq)).collect())
+        })
+        .await
+    }
+
+    /// How many entries are durable, and the root of the tree over them: what the next checkpoint will say.
+    #[must_use]
+    pub fn tree_head(&self) -> (u64, Hash) {
+        self.shared.ledger.head()
+    }
+
+    /// The signed size and root of what is durable.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn checkpoint(&self) -> Result<Arc<SignedCheckpoint>, LogError> {
+        self.shared.checkpoints.latest(&self.shared.ledger)
+    }
+
+    /// What verifies this boot's checkpoints: P-256, then Ed25519.
+    #[must_use]
+    pub fn checkpoint_keys(&self) -> &[VerifierKey; 2] {
+        self.shared.checkpoints.verifiers()
+    }
+
+    /// Proof that entry `seq` is in the log, for somebody who has the keys and nothing else.
+    ///
+    /// # Errors
+    /// There is no such entry, or the file cannot be read.
+    pub async fn receipt(&self, seq: u64) -> Result<Receipt, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.checkpoints.receipt(&shared.ledger, seq)).await
+    }
+
+    /// Proof that the log of `old` entries is the beginning of the one of `new` entries.
+    ///
+    /// # Errors
+    /// There are not so many, or the file cannot be read.
+    pub async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let (size, _) = shared.ledger.head();
+            if old > new || new > size {
+                return Err(LogError::NoSuchEntry { seq: old.max(new), size });
+            }
+            prove_consistency(old, new, |node| shared.ledger.node(node)).map_err(|error| match error {
+                proof::ProveError::Read(error) => error,
+                _ => LogError::NoSuchEntry { seq: new, size },
+            })
+        })
+        .await
+    }
+
+    /// The bytes of a tile (C2SP tlog-tiles), where the log has come so far.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub async fn tile(&self, tile: tile::Tile) -> Result<Option<Vec<u8>>, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let hashes = shared.ledger.tile((tile.level(), tile.index()))?;
+            let width = usize::from(tile.width());
+            Ok(hashes.and_then(|hashes| Some(tile::encode(hashes.get(..width)?))))
+        })
+        .await
+    }
+
+    /// The bytes of an entry bundle (C2SP tlog-tiles), where the log has come so far.
+    ///
+    /// # Errors
+    /// The entries are not kept any more, or the file cannot be read.
+    pub async fn bundle(&self, wanted: Bundle) -> Result<Option<Vec<u8>>, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || {
+            let Some(entries) = wanted.entries() else { return Ok(None) };
+            let width = usize::from(wanted.width());
+            let mut bytes = Vec::new();
+            let mut count = 0;
+            // A page may end before the bundle does.
+            while count < width {
+                let rows = shared.ledger.rows(entries.start + count as u64, width - count, PAGE_BYTES)?;
+                if rows.is_empty() {
+                    return Ok(None);
+                }
+                count += rows.len();
+                for row in rows {
+                    let pushed = bundle::push_entry(&mut bytes, row.entry.as_bytes());
+                    pushed.map_err(|error| LogError::Read(error.to_string()))?;
+                }
+            }
+            Ok(Some(bytes))
+        })
+        .await
+    }
+
+    /// The number of the first entry that can still be read.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.shared.ledger.first()
+    }
+
+    /// Removes the entries before number `before`, in whole bundles of 256; their hashes stay, and prove what follows.
+    /// What is the first entry now.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub async fn prune(&self, before: u64) -> Result<u64, LogError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.ledger.prune(before)).await
     }
 
     /// Waits until every record that was handed over before is durable, or the log has failed or closed: what
@@ -226,7 +396,7 @@ impl Log {
     /// The public key of this boot: PEM, `SubjectPublicKeyInfo`, P-256.
     #[must_use]
     pub fn public_key_pem(&self) -> &str {
-        &self.shared.public_key_pem
+        self.shared.key.public_pem()
     }
 
     /// Names this boot in every entry: 32 hexadecimal digits.
@@ -244,7 +414,7 @@ impl Log {
     /// Whether the log takes records.
     ///
     /// # Errors
-    /// The first failure, ever after; or that the log is closed.
+    /// That it cannot be written at present, or is closed.
     pub fn check(&self) -> Result<(), LogError> {
         if self.shared.queue.is_closed() { Err(self.ended()) } else { self.failed() }
     }
@@ -261,6 +431,15 @@ impl Log {
         let _ = self.shared.queue.send(Command::Close).await;
         let mut head = self.head();
         while head.changed().await.is_ok() {}
+    }
+
+    /// [`Self::check`] for a record, which is counted when it is refused.
+    fn admit(&self) -> Result<(), LogError> {
+        self.check().inspect_err(|error| {
+            if matches!(error, LogError::Failed { .. }) {
+                self.shared.failure.lose();
+            }
+        })
     }
 
     fn failed(&self) -> Result<(), LogError> {
@@ -303,4 +482,40 @@ impl fmt::Debug for Log {
             .field("entries", &*self.shared.head.borrow())
             .finish_non_exhaustive()
     }
+}
+
+/// The files of the log at `path`, made when there are none. `unique` names what is made meanwhile, and a new log.
+fn open_files(path: &Path, unique: &str) -> Result<(Ledger, Found), LogError> {
+    let source = {
+        let path = path.to_owned();
+        Box::new(move || store::database(file::reopen(&path)?))
+    };
+    if file::open(path)?.is_none() {
+        file::create(path, unique, |empty| {
+            let source = Box::new(move || store::database(empty.try_clone()?));
+            Store::create(path, unique, source)?.release()
+        })?;
+    }
+    let store = Store::open(path, unique, source)?;
+    let journal = store.journal_path();
+    let (opened, fresh) = match file::open(&journal)? {
+        Some(opened) => (opened, false),
+        None => {
+            file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
+            let missing = || store.corrupt("its journal vanished while it was opened");
+            (file::open(&journal)?.ok_or_else(missing)?, true)
+        }
+    };
+    let backend = FileBackend::new(opened).map_err(|error| store.corrupt(&error.to_string()))?;
+    Ledger::on_disk(store, Arc::new(backend), fresh)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
+    spawn_blocking(work).await.map_err(|error| LogError::Read(error.to_string()))?
+}
+
+fn hex(hash: &Hash) -> String {
+    hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }

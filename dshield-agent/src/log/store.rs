@@ -1,34 +1,39 @@
-//! Where entries rest: a redb database in a file or in memory.
+//! Where entries rest: a redb database in a file.
 //!
-//! Sealed rows flow in, in whole batches; they flow out as NDJSON lines. Two tables:
+//! Rows that the journal made durable flow in, many at once, with the tiles of the Merkle tree that they fill; rows
+//! and tiles flow out. Tables:
 //!
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `entries` | `u64`: the entry's number | length of the signature (`u16`, big-endian) ‖ signature (DER) ‖ entry (canonical JSON) |
+//! | `tiles` | `(u8, u64)`: level and index | the 256 hashes of a full tile |
 //! | `meta` | `"format"` | `u64`: [`FORMAT`] |
+//! | | `"first"` | the number of the first entry that is still here; none: 0 |
+//! | | `"closed"` | the number of entries when the log was closed in order; absent while it is in use |
+//! | `texts` | `"log_id"` | names the log: 32 hexadecimal digits |
 //!
 //! Every batch is one transaction in redb's two-phase mode. One phase would save a sync, but then a torn commit is
 //! told from a whole one by a checksum that is not cryptographic, while entries hold text that functions choose
 //! and the host decides what a crash leaves behind. Quick repair stays off: it writes the allocator's state
-//! with each commit, on the path that egress waits for, to save a walk over the file after a crash, and that walk
-//! checks every page.
+//! with each commit to save a walk over the file after a crash, and that walk checks every page.
 use std::cell::Cell;
+use std::fmt;
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
-use dshield_common::log::entry::{Entry, Previous};
-use dshield_common::log::leaf_hash_hex;
-use dshield_common::log::line::SignedEntry;
-use redb::backends::{FileBackend, InMemoryBackend};
+use dshield_common::log::entry::Entry;
+use dshield_common::tlog::Hash;
+use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
-    TableDefinition,
+    Builder, Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, TableDefinition, WriteTransaction,
 };
 
 use super::error::LogError;
-use super::{Storage, file};
+use super::row::Row;
+use super::tiles::{Edge, Tile, TileId, WIDTH};
 
 thread_local! {
     /// Whether a panic on this thread is expected and will be reported as a damaged file.
@@ -55,160 +60,219 @@ fn catch_panic<T>(work: impl FnOnce() -> T + panic::UnwindSafe) -> std::thread::
     result
 }
 
-/// The layout that this build writes, and the newest one it reads.
-pub(super) const FORMAT: u64 = 1;
+/// The layout that this build writes, and the newest one it reads. Format 1 had neither tiles nor a journal.
+pub(super) const FORMAT: u64 = 2;
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+const TILES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("tiles");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
 const FORMAT_KEY: &str = "format";
+const FIRST: &str = "first";
+const CLOSED: &str = "closed";
+const LOG_ID: &str = "log_id";
 
 /// Entries are written once and mostly read when fresh, so a small cache does; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 16 << 20;
-/// A page of lines ends here even when more were asked for, so that a reader cannot fill the memory.
-const PAGE_BYTES: usize = 8 << 20;
 
-/// A sealed entry on its way to the disk.
+/// What the database holds.
 #[derive(Debug)]
-pub(super) struct Row {
-    /// Canonical JSON.
-    pub(super) entry: String,
-    /// DER.
-    pub(super) signature: Vec<u8>,
-}
-
-/// Where the log ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct Contents {
+    /// The number of the first entry that is here.
+    pub(super) first: u64,
     /// The number of the next entry.
     pub(super) next: u64,
-    /// The entry before it.
-    pub(super) previous: Option<Previous>,
+    /// Whether it was closed in order.
+    pub(super) closed: bool,
+    /// The tree over all entries.
+    pub(super) edge: Edge,
+    /// Names the log.
+    pub(super) log_id: String,
 }
 
+/// Opens what the database is in: once at the start, and again after an error, when redb does no more with it.
+pub(super) type Source = Box<dyn Fn() -> Result<Database, redb::Error> + Send + Sync>;
+
 /// The database; `None` once closed.
-#[derive(Debug)]
 pub(super) struct Store {
     path: PathBuf,
+    source: Source,
     database: RwLock<Option<Database>>,
 }
 
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What [`Store::take`] writes.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// The number of the first row.
+    pub(super) first: u64,
+    pub(super) rows: Vec<Row>,
+    /// Tiles that are full now.
+    pub(super) tiles: Vec<(TileId, Tile)>,
+}
+
 impl Store {
-    /// Opens the log at `storage`, or makes it. `unique` names what is made meanwhile.
-    pub(super) fn open(storage: &Storage, unique: &str) -> Result<Self, LogError> {
-        let path = match storage {
-            Storage::Memory => return Self::with_backend(InMemoryBackend::new(), true),
-            Storage::File(path) => path,
-        };
-        let opened = match file::open(path)? {
-            Some(opened) => opened,
-            None => {
-                file::create(path, unique, |empty| {
-                    let made = Self::start(path, backend(path, empty)?, true)?;
-                    made.close()
-                })?;
-                let missing =
-                    || LogError::Corrupt { path: path.clone(), detail: "it vanished while it was opened".to_owned() };
-                file::open(path)?.ok_or_else(missing)?
-            }
-        };
-        Self::start(path, backend(path, opened)?, false)
-    }
-
-    /// The log in `backend`, `new` when that is still empty.
-    pub(super) fn with_backend(backend: impl StorageBackend, new: bool) -> Result<Self, LogError> {
-        Self::start(Path::new("(memory)"), backend, new)
-    }
-
-    fn start(path: &Path, backend: impl StorageBackend, new: bool) -> Result<Self, LogError> {
-        let store = Self { path: path.to_owned(), database: RwLock::new(None) };
-        let mut builder = Builder::new();
-        builder.set_cache_size(CACHE_BYTES);
-        let opening = AssertUnwindSafe(|| builder.create_with_backend(backend));
-        let database =
-            catch_panic(opening).map_err(|_| store.panicked())?.map_err(|error| store.fault(error.into()))?;
-        *store.database.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
-        if new {
-            store.with(initialise)?;
-        }
-        let found = store.with(format)?;
-        match found {
-            Some(FORMAT) => Ok(store),
-            Some(found) if found > FORMAT => Err(LogError::NewerFormat { path: store.path, found, supported: FORMAT }),
-            _ => Err(store.corrupt("its tables are not those of a log")),
-        }
-    }
-
-    /// Where the log ends, after a check that costs nothing: the last entry is the one that the number of entries
-    /// makes it, and says so itself.
-    pub(super) fn head(&self) -> Result<Head, LogError> {
-        let (count, last) = self.with(|database| {
-            let transaction = database.begin_read()?;
-            let table = transaction.open_table(ENTRIES)?;
-            let last = table.last()?.map(|(key, value)| (key.value(), value.value().to_vec()));
-            Ok((table.len()?, last))
+    /// A database without entries, which is a log named `log_id`.
+    pub(super) fn create(path: &Path, log_id: &str, source: Source) -> Result<Self, LogError> {
+        let store = Self { path: path.to_owned(), source, database: RwLock::new(None) };
+        store.reopen()?;
+        store.write(|transaction| {
+            transaction.open_table(ENTRIES)?;
+            transaction.open_table(TILES)?;
+            transaction.open_table(TEXTS)?.insert(LOG_ID, log_id)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(FORMAT_KEY, FORMAT)?;
+            meta.insert(CLOSED, 0)?;
+            Ok(())
         })?;
-        let Some((key, value)) = last else {
-            return match count {
-                0 => Ok(Head { next: 0, previous: None }),
-                _ => Err(self.corrupt("it lost its entries")),
-            };
-        };
-        let signed = self.decode(key, &value)?;
-        let numbered = signed.decode().is_ok_and(|entry: Entry| entry.seq == key);
-        if key.checked_add(1) != Some(count) || !numbered {
-            return Err(self.corrupt("its entries are not numbered without gaps"));
-        }
-        let leaf_hash = leaf_hash_hex(signed.entry.as_bytes());
-        Ok(Head { next: count, previous: Some(Previous { seq: key, leaf_hash }) })
+        Ok(store)
     }
 
-    /// Writes `rows` from number `first` on. When it returns they are on the disk, all of them; when it fails
-    /// they may or may not be, and the store must not be written to again.
-    pub(super) fn append(&self, first: u64, rows: &[Row]) -> Result<(), LogError> {
-        self.with(|database| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_two_phase_commit(true);
-            transaction.set_durability(Durability::Immediate)?;
-            let mut table = transaction.open_table(ENTRIES)?;
-            for (number, row) in (first..).zip(rows) {
-                table.insert(number, encode(row).as_slice())?;
+    /// The database of a log.
+    pub(super) fn open(path: &Path, log_id: &str, source: Source) -> Result<Self, LogError> {
+        let store = Self { path: path.to_owned(), source, database: RwLock::new(None) };
+        store.reopen()?;
+        match store.read(|transaction| number(transaction, FORMAT_KEY))? {
+            Some(FORMAT) => {}
+            Some(1) => store.upgrade(log_id)?,
+            Some(found) if found > FORMAT => {
+                return Err(LogError::NewerFormat { path: store.path, found, supported: FORMAT });
             }
-            drop(table);
-            Ok(transaction.commit()?)
+            _ => return Err(store.corrupt("its tables are not those of a log")),
+        }
+        Ok(store)
+    }
+
+    /// Opens it again after an error.
+    pub(super) fn reopen(&self) -> Result<(), LogError> {
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        // First, because it holds a lock on the file.
+        drop(database.take());
+        let opened = catch_panic(AssertUnwindSafe(|| (self.source)()));
+        *database = Some(opened.map_err(|_| self.panicked())?.map_err(|error| self.fault(error))?);
+        Ok(())
+    }
+
+    /// What is in it, after a check that costs little: the last entry is the one that the number of entries makes it,
+    /// and says so itself.
+    pub(super) fn contents(&self) -> Result<Contents, LogError> {
+        let (count, last, first, closed, log_id) = self.read(|transaction| {
+            let table = transaction.open_table(ENTRIES)?;
+            let last = table.last()?.map(|(key, value)| (key.value(), Row::decode(value.value())));
+            let texts = transaction.open_table(TEXTS)?;
+            let log_id = texts.get(LOG_ID)?.map(|text| text.value().to_owned());
+            let first = number(transaction, FIRST)?.unwrap_or_default();
+            Ok((table.len()?, last, first, number(transaction, CLOSED)?, log_id))
+        })?;
+        let log_id = log_id.ok_or_else(|| self.corrupt("it has no name"))?;
+        let next = match last {
+            None if count == 0 && first == 0 => 0,
+            None => return Err(self.corrupt("it lost its entries")),
+            Some((key, None)) => return Err(self.corrupt(&format!("entry {key} is not readable"))),
+            Some((key, Some(row))) => {
+                let numbered = serde_json::from_str(&row.entry).is_ok_and(|entry: Entry| entry.seq == key);
+                if !numbered || first.checked_add(count) != key.checked_add(1) {
+                    return Err(self.corrupt("its entries are not numbered without gaps"));
+                }
+                key + 1
+            }
+        };
+        let leaves = self.rows(next - next % WIDTH, WIDTH as usize, usize::MAX)?;
+        let leaves = leaves.into_iter().map(|row| row.leaf).collect();
+        let edge = Edge::load(next, leaves, |id| {
+            self.tile(id)?.ok_or_else(|| self.corrupt(&format!("tile {} of level {} is missing", id.1, id.0)))
+        })?;
+        Ok(Contents { first, next, closed: closed == Some(next), edge, log_id })
+    }
+
+    /// Notes that it is in use from now on: unless it is closed again, the end was none in order.
+    pub(super) fn begin(&self) -> Result<(), LogError> {
+        self.write(|transaction| {
+            transaction.open_table(META)?.remove(CLOSED)?;
+            Ok(())
         })
     }
 
-    /// Up to `limit` lines from number `from` on; fewer at the end of the log or when they get long.
-    pub(super) fn read(&self, from: u64, limit: usize) -> Result<Vec<String>, LogError> {
-        let rows = self.with(|database| {
-            let transaction = database.begin_read()?;
-            let table = transaction.open_table(ENTRIES)?;
+    /// Takes over rows and tiles. When it returns they are on the disk, all of them; when it fails they may or may
+    /// not be, and the database has to be opened again.
+    pub(super) fn take(&self, batch: &Batch) -> Result<(), LogError> {
+        self.write(|transaction| {
+            let mut entries = transaction.open_table(ENTRIES)?;
+            let mut value = Vec::new();
+            for (number, row) in (batch.first..).zip(&batch.rows) {
+                value.clear();
+                row.encode(&mut value);
+                entries.insert(number, value.as_slice())?;
+            }
+            insert_tiles(transaction, &batch.tiles)
+        })
+    }
+
+    /// Up to `limit` rows from number `from` on; fewer at the end of the log or when they have more than so many
+    /// bytes.
+    pub(super) fn rows(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<Row>, LogError> {
+        let rows = self.read(|transaction| {
             let mut rows = Vec::new();
-            let mut bytes = 0;
-            for row in table.range(from..)?.take(limit) {
+            let mut left = bytes;
+            for row in transaction.open_table(ENTRIES)?.range(from..)?.take(limit) {
                 let (key, value) = row?;
-                let value = value.value().to_vec();
-                bytes += value.len();
-                rows.push((key.value(), value));
-                if bytes > PAGE_BYTES {
+                let row = Row::decode(value.value());
+                let size = row.as_ref().map_or(0, Row::bytes);
+                rows.push((key.value(), row));
+                left = left.saturating_sub(size);
+                if left == 0 {
                     break;
                 }
             }
             Ok(rows)
         })?;
-        let mut lines = Vec::with_capacity(rows.len());
-        for (index, (key, value)) in rows.into_iter().enumerate() {
+        let numbered = rows.into_iter().enumerate().map(|(index, (key, row))| {
             // `from` comes from whoever asks and may be the largest number there is.
             if key.checked_sub(from) != Some(index as u64) {
                 return Err(self.corrupt("its entries are not numbered without gaps"));
             }
-            lines.push(self.decode(key, &value)?.to_line());
+            row.ok_or_else(|| self.corrupt(&format!("entry {key} is not readable")))
+        });
+        numbered.collect()
+    }
+
+    /// A full tile, where it is here.
+    pub(super) fn tile(&self, id: TileId) -> Result<Option<Tile>, LogError> {
+        let bytes =
+            self.read(|transaction| Ok(transaction.open_table(TILES)?.get(id)?.map(|tile| tile.value().to_vec())))?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        let (hashes, rest) = bytes.as_chunks();
+        if hashes.len() as u64 != WIDTH || !rest.is_empty() {
+            return Err(self.corrupt(&format!("tile {} of level {} is not readable", id.1, id.0)));
         }
-        Ok(lines)
+        Ok(Some(hashes.iter().map(|hash| Hash::new(*hash)).collect()))
+    }
+
+    /// Removes the entries before number `first`. Their hashes stay, in the tiles.
+    pub(super) fn prune(&self, first: u64) -> Result<(), LogError> {
+        self.write(|transaction| {
+            transaction.open_table(ENTRIES)?.retain_in(..first, |_, _| false)?;
+            transaction.open_table(META)?.insert(FIRST, first)?;
+            Ok(())
+        })
+    }
+
+    /// Notes that it is closed in order, with so many entries, then [`Self::release`]s it.
+    pub(super) fn close(&self, next: u64) -> Result<(), LogError> {
+        let noted = self.write(|transaction| {
+            transaction.open_table(META)?.insert(CLOSED, next)?;
+            Ok(())
+        });
+        noted.and(self.release())
     }
 
     /// Closes the database once nobody reads it, and releases the file.
-    pub(super) fn close(&self) -> Result<(), LogError> {
+    pub(super) fn release(&self) -> Result<(), LogError> {
         let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(database) = database else {
             return Ok(());
@@ -228,11 +292,45 @@ impl Store {
             .map_err(|error| self.fault(error))
     }
 
-    fn decode(&self, seq: u64, value: &[u8]) -> Result<SignedEntry, LogError> {
-        decode(seq, value).ok_or_else(|| self.corrupt(&format!("entry {seq} is not readable")))
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, LogError> {
+        self.with(|database| work(&database.begin_read()?))
     }
 
-    fn corrupt(&self, detail: &str) -> LogError {
+    fn write(&self, work: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), LogError> {
+        self.with(|database| {
+            let mut transaction = database.begin_write()?;
+            transaction.set_two_phase_commit(true);
+            transaction.set_durability(Durability::Immediate)?;
+            work(&transaction)?;
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Makes the tree over a log of format 1.
+    fn upgrade(&self, log_id: &str) -> Result<(), LogError> {
+        self.write(|transaction| {
+            let mut edge = Edge::default();
+            for row in transaction.open_table(ENTRIES)?.iter()? {
+                // What cannot be read is found when what is there is looked at.
+                let row = Row::decode(row?.1.value()).ok_or_else(|| redb::Error::Corrupted("an entry".to_owned()))?;
+                edge.push(row.leaf);
+            }
+            let tiles: Vec<_> = edge.full().iter().map(|(id, tile)| (*id, tile.clone())).collect();
+            insert_tiles(transaction, &tiles)?;
+            transaction.open_table(TEXTS)?.insert(LOG_ID, log_id)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(FORMAT_KEY, FORMAT)?;
+            meta.insert(CLOSED, edge.size())?;
+            Ok(())
+        })
+    }
+
+    /// Where the journal that belongs to it is.
+    pub(super) fn journal_path(&self) -> PathBuf {
+        self.path.with_extension("journal")
+    }
+
+    pub(super) fn corrupt(&self, detail: &str) -> LogError {
         LogError::Corrupt { path: self.path.clone(), detail: detail.to_owned() }
     }
 
@@ -258,37 +356,31 @@ impl Store {
     }
 }
 
-fn backend(path: &Path, file: File) -> Result<FileBackend, LogError> {
-    FileBackend::new(file).map_err(|error| LogError::Corrupt { path: path.to_owned(), detail: error.to_string() })
+/// A database in this file, which is locked as long as it is open.
+pub(super) fn database(file: File) -> Result<Database, redb::Error> {
+    open_in(FileBackend::new(file)?)
 }
 
-fn initialise(database: &Database) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_two_phase_commit(true);
-    transaction.set_durability(Durability::Immediate)?;
-    transaction.open_table(ENTRIES)?;
-    transaction.open_table(META)?.insert(FORMAT_KEY, FORMAT)?;
-    Ok(transaction.commit()?)
+/// A database in this storage.
+pub(super) fn open_in(backend: impl StorageBackend) -> Result<Database, redb::Error> {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    Ok(builder.create_with_backend(backend)?)
 }
 
-fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
-    let transaction = database.begin_read()?;
+fn number(transaction: &ReadTransaction, key: &str) -> Result<Option<u64>, redb::Error> {
     let table = match transaction.open_table(META) {
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
         opened => opened?,
     };
-    Ok(table.get(FORMAT_KEY)?.map(|value| value.value()))
+    Ok(table.get(key)?.map(|value| value.value()))
 }
 
-fn encode(row: &Row) -> Vec<u8> {
-    // A P-256 signature in DER has at most 72 bytes.
-    let length = u16::try_from(row.signature.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), row.signature.as_slice(), row.entry.as_bytes()].concat()
-}
-
-fn decode(seq: u64, value: &[u8]) -> Option<SignedEntry> {
-    let (length, rest) = value.split_first_chunk()?;
-    let (signature, entry) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
-    let entry = String::from_utf8(entry.to_vec()).ok()?;
-    Some(SignedEntry { seq, entry, signature: signature.to_vec() })
+fn insert_tiles(transaction: &WriteTransaction, tiles: &[(TileId, Tile)]) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(TILES)?;
+    for (id, tile) in tiles {
+        let bytes: Vec<u8> = tile.iter().flat_map(|hash| *hash.as_bytes()).collect();
+        table.insert(id, bytes.as_slice())?;
+    }
+    Ok(())
 }

@@ -1,27 +1,31 @@
 //! The one thread that writes the log.
 //!
 //! Records flow in through a bounded queue; it numbers, dates, signs and stores them, and acknowledges each with
-//! its number. Whatever has queued up while the disk was busy becomes the next transaction (group commit), so a
-//! lone writer waits for nothing but its own commit and many writers share one.
-use std::sync::{Arc, OnceLock};
+//! its number. Whatever has queued up while the disk was busy becomes the next frame of the journal (group commit), so
+//! a lone writer waits for nothing but its own frame and many writers share one.
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Entry, Event, Mode, Record};
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::clock::Clock;
 use super::error::LogError;
+use super::failure::Failure;
+use super::journal::Appended;
+use super::keeper::Keeper;
 use super::key::SigningKey;
-use super::store::{Row, Store};
+use super::ledger::Ledger;
+use super::row::Row;
 
 /// How many records may wait; beyond that, writers do.
 pub(super) const QUEUE: usize = 1024;
-/// What one transaction holds at most.
+/// What one frame holds at most, give or take an entry.
 const BATCH_ENTRIES: usize = 1024;
-const BATCH_BYTES: usize = 4 << 20;
+const BATCH_BYTES: usize = 1 << 20;
 
 /// How long a record that nobody waits for may wait for company: the end of a request for the beginning of the next
 /// one, so that a caller who sends one request after the other waits for one commit each time, not for two.
@@ -38,56 +42,27 @@ pub(super) enum Command {
     Append(Record, Option<Mode>, Option<Reply>),
     /// Tell when everything before this is written, or the log has failed.
     Settle(oneshot::Sender<()>),
+    /// The log takes entries again after a failure.
+    Recovered,
     /// Write what is queued, then end.
     Close,
-}
-
-/// The first failure, once there was one: set once, read by everybody.
-#[derive(Debug, Default)]
-pub(super) struct Failure {
-    cause: OnceLock<Arc<str>>,
-    raised: Notify,
-}
-
-impl Failure {
-    /// The error that every operation after the failure returns.
-    pub(super) fn error(&self) -> Option<LogError> {
-        self.cause.get().map(|cause| LogError::Failed { cause: cause.clone() })
-    }
-
-    fn set(&self, error: &LogError) {
-        tracing::error!(%error, "the log stopped accepting entries");
-        // Only the writer sets it, and stops writing when it did.
-        let _ = self.cause.set(error.to_string().into());
-        self.raised.notify_waiters();
-    }
-
-    /// Resolves with the failure, as soon as there is one.
-    pub(super) async fn raised(&self) -> LogError {
-        loop {
-            let raised = self.raised.notified();
-            if let Some(error) = self.error() {
-                return error;
-            }
-            raised.await;
-        }
-    }
 }
 
 /// Numbers, signs and stores.
 #[derive(Debug)]
 pub(super) struct Writer {
-    pub(super) store: Arc<Store>,
-    pub(super) key: SigningKey,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) key: Arc<SigningKey>,
     pub(super) boot_id: Arc<str>,
     pub(super) clock: Clock,
-    /// The number of the next entry; the same as `head` between transactions.
+    /// The number of the next entry; the same as `head` between frames.
     pub(super) next: u64,
     pub(super) head: watch::Sender<u64>,
     pub(super) failure: Arc<Failure>,
 }
 
-/// Sealed rows of the transaction in the making, and who waits for each.
+/// Sealed rows of the frame in the making, and who waits for each.
 #[derive(Debug, Default)]
 struct Batch {
     rows: Vec<Row>,
@@ -123,12 +98,10 @@ impl Writer {
     /// Writes one entry at once.
     pub(super) fn write_now(&mut self, record: Record, mode: Option<Mode>) -> Result<(), LogError> {
         let row = self.seal(self.next, record, mode)?;
-        self.store.append(self.next, &[row])?;
-        self.advance(1);
-        Ok(())
+        self.store(&[row])
     }
 
-    /// Serves the queue until it is closed, then closes the store. After a failure it only refuses.
+    /// Serves the queue until it is closed, then closes the files. While there is a failure it only refuses.
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Command>, timer: &Runtime) {
         while let Some(first) = queue.blocking_recv() {
             let due = Instant::now() + LINGER;
@@ -138,6 +111,7 @@ impl Writer {
                 match received {
                     Command::Append(record, mode, reply) => self.take(&mut batch, record, mode, reply),
                     Command::Settle(waiting) => batch.settling.push(waiting),
+                    Command::Recovered => self.confess(&mut batch),
                     Command::Close => queue.close(),
                 }
                 command = batch.next(&mut queue, timer, due);
@@ -149,25 +123,37 @@ impl Writer {
                 let _ = waiting.send(());
             }
         }
-        if let Err(error) = self.store.close() {
+        self.keeper.close();
+        if let Err(error) = self.ledger.close() {
             tracing::warn!(%error, "the log did not close cleanly");
+        }
+    }
+
+    /// Counts in the log what was refused while it could not be written.
+    fn confess(&mut self, batch: &mut Batch) {
+        let count = self.failure.lost();
+        if count > 0 {
+            let source = "records while the log could not be written".to_owned();
+            self.take(batch, Record::agent(Event::Lost { count, source }), None, None);
         }
     }
 
     fn take(&mut self, batch: &mut Batch, record: Record, mode: Option<Mode>, reply: Option<Reply>) {
         if let Some(error) = self.failure.error() {
+            self.failure.lose();
             answer(reply, Err(error));
             return;
         }
         let seq = self.next + batch.rows.len() as u64;
         match self.seal(seq, record, mode) {
             Ok(row) => {
-                batch.bytes += row.entry.len();
+                batch.bytes += row.bytes();
                 batch.rows.push(row);
                 batch.replies.push(reply);
             }
             Err(error @ LogError::Random) => {
-                self.failure.set(&error);
+                self.fail(&error);
+                self.failure.lose();
                 answer(reply, Err(error));
             }
             Err(error) => {
@@ -188,7 +174,7 @@ impl Writer {
             return Err(LogError::TooLarge { size: entry.len() });
         }
         let signature = self.key.sign(entry.as_bytes()).map_err(|_| LogError::Random)?;
-        Ok(Row { entry, signature: signature.as_ref().to_vec() })
+        Ok(Row::new(&entry, signature.as_ref()))
     }
 
     fn commit(&mut self, batch: Batch) {
@@ -197,23 +183,38 @@ impl Writer {
         }
         // A key that failed in the middle of a batch leaves the rows before it sealed and in order.
         let first = self.next;
-        match self.store.append(first, &batch.rows) {
-            Ok(()) => self.advance(batch.rows.len() as u64),
-            Err(error) => self.failure.set(&error),
+        let error = self.store(&batch.rows).err();
+        if let Some(error) = &error {
+            self.fail(error);
         }
-        let written = self.next > first;
         for (seq, reply) in (first..).zip(batch.replies) {
-            let outcome = match self.failure.error() {
-                Some(error) if !written => Err(error),
+            let outcome = match (&error, self.failure.error()) {
+                (Some(_), Some(failure)) => {
+                    self.failure.lose();
+                    Err(failure)
+                }
                 _ => Ok(seq),
             };
             answer(reply, outcome);
         }
     }
 
-    fn advance(&mut self, entries: u64) {
-        self.next += entries;
+    fn store(&mut self, rows: &[Row]) -> Result<(), LogError> {
+        while self.ledger.append(rows)? == Appended::Full {
+            self.keeper.make_room();
+            if let Some(error) = self.failure.error() {
+                return Err(error);
+            }
+        }
+        self.keeper.wrote(self.ledger.used());
+        self.next += rows.len() as u64;
         self.head.send_replace(self.next);
+        Ok(())
+    }
+
+    fn fail(&self, error: &LogError) {
+        self.failure.set(error);
+        self.keeper.failed();
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Outcome {
     pub ending: Ending,
     /// From the moment the log had its `begin`; includes loading the function when that took longer.
     pub duration: Duration,
+    /// The number of the log entry with which it began, which is durable.
+    pub seq: Option<u64>,
 }
 
 /// How an invocation ended.

@@ -21,7 +21,7 @@ use super::mailbox::Answer;
 use super::server::response_too_large;
 use super::worker::{Handled, Initialised, Worker};
 use crate::config::LoadedFunction;
-use crate::log::{Log, LogError};
+use crate::log::{Log, LogError, Pending};
 use crate::walls::{Wall, Walls};
 
 /// Lambda's limit for loading a function.
@@ -166,6 +166,7 @@ impl Shared {
                     return Err(error.into());
                 }
             };
+            let (begun, entry) = begun;
             let (ending, payload) = match init {
                 _ if *self.stopping.borrow() => {
                     self.end(subject, Ending::Crash, begun).await;
@@ -193,9 +194,11 @@ impl Shared {
                 Initialised::Exited(exit) => (Ending::Crash, crash_json(&id, exit.as_ref())),
             };
             let duration = self.end(subject, ending, begun).await;
-            return Ok(Outcome { payload, ending, duration });
+            // It went to the disk while the function ran. Nobody gets an answer that the log does not know of.
+            let seq = entry.durable().await?;
+            return Ok(Outcome { payload, ending, duration, seq: Some(seq) });
         }
-        Ok(Outcome { payload: crash_json(&id, None), ending: Ending::Crash, duration: Duration::ZERO })
+        Ok(Outcome { payload: crash_json(&id, None), ending: Ending::Crash, duration: Duration::ZERO, seq: None })
     }
 
     /// What the caller gets. A worker that answered is kept; any other is dropped and thereby stopped.
@@ -246,12 +249,12 @@ impl Shared {
         }
     }
 
-    async fn begin(&self, subject: Subject) -> Result<Instant, LogError> {
+    async fn begin(&self, subject: Subject) -> Result<(Instant, Pending), LogError> {
         let event = Event::Invoke(Invoke { phase: Phase::Begin, outcome: None, duration_ms: None });
         // Not waiting for the disk: the log commits in order, so the first entry of this invocation that
         // egress waits for proves this one durable too.
-        drop(self.log.enqueue(Record { subject, event }).await?);
-        Ok(Instant::now())
+        let entry = self.log.enqueue(Record { subject, event }).await?;
+        Ok((Instant::now(), entry))
     }
 
     async fn end(&self, subject: Subject, ending: Ending, begun: Instant) -> Duration {

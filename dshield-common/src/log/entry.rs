@@ -127,6 +127,13 @@ pub struct Boot {
     pub isolation: Option<Isolation>,
     /// True when the log is kept in memory only and ends with the agent.
     pub memory_only: bool,
+    /// Names the log, through all of its boots: 32 hexadecimal digits; absent in entries of versions before it had a
+    /// name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_id: Option<String>,
+    /// What verifies the checkpoints of this boot, as vkeys (C2SP signed-note): P-256, which is `key`, and Ed25519.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checkpoint_keys: Vec<String>,
     /// The entry before this one; absent for the first boot of a log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<Previous>,
@@ -150,6 +157,14 @@ pub struct Previous {
     pub seq: u64,
     /// Its RFC 6962 leaf hash, `SHA-256(0x00 ‖ entry)`, in hex.
     pub leaf_hash: String,
+    /// The root of the Merkle tree (RFC 6962) over all entries up to it, in hex; absent in entries of versions before
+    /// there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// Whether the boot before ended in order; otherwise it was killed, or the machine stopped, and what was under way
+    /// has no end in the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<bool>,
 }
 
 /// [`Event::Function`].

@@ -73,10 +73,10 @@ async fn a_newer_format_is_refused_with_the_advice_to_upgrade() {
     let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
     let database = Database::open(&path).unwrap();
     let transaction = database.begin_write().unwrap();
-    transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
+    transaction.open_table(meta).unwrap().insert("format", store::FORMAT + 1).unwrap();
     transaction.commit().unwrap();
     drop(database);
-    assert_says(&refusal(&path), &path, "format 2", "upgrade dshield");
+    assert_says(&refusal(&path), &path, "format 3", "upgrade dshield");
 }
 
 #[tokio::test]

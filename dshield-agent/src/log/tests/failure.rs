@@ -1,19 +1,21 @@
 //! A disk that fails, at every single operation in turn.
-use super::disk::Disk;
+use std::time::{Duration, Instant};
+
+use super::disk::{Disk, Images, Random};
 use super::*;
 
-fn start(disk: &Disk, new: bool) -> Result<Log, LogError> {
-    let store = Store::with_backend(disk.backend(), new)?;
-    Log::start(store, "5".repeat(32), facts(), true)
+fn start(disk: &Disk) -> Result<Log, LogError> {
+    let (ledger, found) = disk.ledger()?;
+    Log::start(ledger, Some(found), "5".repeat(32), facts())
 }
 
 /// A log that was made, holds one entry and was closed.
-async fn image() -> Vec<u8> {
-    let disk = Disk::default();
-    let log = start(&disk, true).unwrap();
+async fn images() -> Images {
+    let disk = Disk::new();
+    let log = start(&disk).unwrap();
     log.append(record(1000)).await.unwrap();
     log.close().await;
-    disk.image()
+    disk.images()
 }
 
 /// Appends until it fails: what was acknowledged, and the error.
@@ -28,8 +30,8 @@ async fn append_until_failure(log: &Log, most: u64) -> (Vec<(u64, u64)>, Option<
     (acknowledged, None)
 }
 
-async fn assert_holds(image: &[u8], acknowledged: &[(u64, u64)], when: &str) {
-    let log = start(&Disk::from_image(image), false).unwrap_or_else(|error| panic!("{when}: does not open: {error}"));
+async fn assert_holds(images: &Images, acknowledged: &[(u64, u64)], when: &str) {
+    let log = start(&Disk::from_images(images)).unwrap_or_else(|error| panic!("{when}: does not open: {error}"));
     verify(&log).await;
     let lines = lines(&log).await;
     for &(seq, expected) in acknowledged {
@@ -37,14 +39,26 @@ async fn assert_holds(image: &[u8], acknowledged: &[(u64, u64)], when: &str) {
     }
 }
 
+/// Waits until the log takes entries again: the number of the first.
+async fn recovered(log: &Log) -> u64 {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match log.append(record(2000)).await {
+            Ok(seq) => return seq,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test]
 async fn after_a_failed_write_every_append_fails_and_all_that_was_acknowledged_is_there() {
-    let image = image().await;
+    let images = images().await;
     let mut failures = 0;
     for count in 0.. {
-        let disk = Disk::from_image(&image);
+        let disk = Disk::from_images(&images);
         disk.fail_after(count);
-        let Ok(log) = start(&disk, false) else {
+        let Ok(log) = start(&disk) else {
             continue;
         };
         let (acknowledged, error) = append_until_failure(&log, 8).await;
@@ -52,24 +66,51 @@ async fn after_a_failed_write_every_append_fails_and_all_that_was_acknowledged_i
         failures += 1;
         assert!(matches!(&error, LogError::Failed { .. }), "{error:?}");
         assert!(error.to_string().contains("no space left on the test disk"), "{error}");
-
-        // Also when the disk is in order again: what the failed write left behind is not known.
-        disk.repair();
         for refused in [log.append(record(99)).await.map(drop), log.check()] {
             assert!(matches!(refused, Err(LogError::Failed { .. })), "{refused:?}");
         }
         assert_eq!(*log.head().borrow(), 3 + acknowledged.len() as u64);
-        for image in disk.images_after_power_failure(count) {
-            assert_holds(&image, &acknowledged, &format!("failed at operation {count}")).await;
+        for images in disk.images_after_power_failure(&mut Random::new(count)) {
+            assert_holds(&images, &acknowledged, &format!("failed at operation {count}")).await;
         }
     }
-    assert!(failures > 50, "only {failures} operations failed");
+    assert!(failures > 15, "only {failures} operations failed");
+}
+
+/// What was refused was not written, so it must not appear; and the log says how much that was.
+#[tokio::test]
+async fn when_the_disk_is_in_order_again_the_log_goes_on_and_counts_what_it_refused() {
+    let images = images().await;
+    for count in [6, 7, 8, 9, 12, 13] {
+        let disk = Disk::from_images(&images);
+        let log = start(&disk).unwrap();
+        disk.fail_after(count);
+        let (acknowledged, error) = append_until_failure(&log, 30).await;
+        assert!(error.is_some(), "operation {count} did not fail");
+        assert!(matches!(log.append(record(99)).await, Err(LogError::Failed { .. })));
+        disk.repair();
+        let next = recovered(&log).await;
+        log.settled().await;
+        verify(&log).await;
+        let found = lines(&log).await;
+        for &(seq, expected) in &acknowledged {
+            assert_eq!(id(&found[usize::try_from(seq).unwrap()]), Some(expected));
+        }
+        let counted: Vec<_> = found.iter().filter(|line| line.contains("while the log could not be written")).collect();
+        // One was in the frame that failed, one came afterwards, and those that waited for the disk.
+        assert!(counted.iter().filter_map(|line| id(line)).sum::<u64>() >= 2, "{counted:?}");
+        assert!(found.iter().all(|line| id(line) != Some(99)));
+        log.close().await;
+        assert_holds(&disk.images(), &acknowledged, "after the recovery").await;
+        let log = start(&disk).unwrap();
+        assert_eq!(id(&lines(&log).await[usize::try_from(next).unwrap()]), Some(2000));
+    }
 }
 
 #[tokio::test]
 async fn records_that_were_queued_when_the_disk_failed_are_refused() {
-    let disk = Disk::default();
-    let log = start(&disk, true).unwrap();
+    let disk = Disk::new();
+    let log = start(&disk).unwrap();
     disk.stall();
     let mut pending = Vec::new();
     for id in 0..100 {
@@ -87,9 +128,8 @@ async fn records_that_were_queued_when_the_disk_failed_are_refused() {
 
 #[tokio::test]
 async fn a_log_that_cannot_write_its_boot_entry_does_not_open() {
-    let image = image().await;
-    let disk = Disk::from_image(&image);
+    let disk = Disk::from_images(&images().await);
     disk.fail_after(0);
-    let refused = start(&disk, false);
+    let refused = start(&disk);
     assert!(matches!(refused, Err(LogError::Io { .. })), "{refused:?}");
 }

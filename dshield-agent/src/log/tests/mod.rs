@@ -5,6 +5,7 @@ mod disk;
 mod failure;
 mod kill;
 mod numbering;
+mod power;
 
 use std::path::Path;
 

@@ -243,9 +243,9 @@ async fn a_closed_log_has_written_what_was_queued_and_takes_no_more() {
 
 #[tokio::test]
 async fn writers_wait_while_the_queue_is_full() {
-    let disk = Disk::default();
-    let store = Store::with_backend(disk.backend(), true).unwrap();
-    let log = Log::start(store, "0".repeat(32), facts(), true).unwrap();
+    let disk = Disk::new();
+    let (ledger, found) = disk.ledger().unwrap();
+    let log = Log::start(ledger, Some(found), "0".repeat(32), facts()).unwrap();
     disk.stall();
     let mut pending = Vec::new();
     let mut context = Context::from_waker(Waker::noop());
