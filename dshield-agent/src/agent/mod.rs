@@ -38,6 +38,9 @@ mod selftest;
 mod uids;
 mod watchdog;
 
+/// The log, in the folder of the state.
+pub const LOG_FILE: &str = "log.redb";
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -186,7 +189,7 @@ impl Agent {
             let root = run_dir.join("root");
             fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
-            let storage = if memory_only { Storage::Memory } else { Storage::File(state.join("log.redb")) };
+            let storage = if memory_only { Storage::Memory } else { Storage::File(state.join(LOG_FILE)) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin: None })?;
             Ok::<_, StartError>((log, spawner, filters, events))

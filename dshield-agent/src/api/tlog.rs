@@ -26,7 +26,7 @@ pub(super) async fn checkpoint(
 ) -> Result<Response, ApiError> {
     known(query, &[])?;
     let signed = shared.state.log.checkpoint()?;
-    let tag = format!("\"{}-{}\"", signed.size, hex(signed.root.as_bytes()));
+    let tag = format!("\"{}-{}\"", signed.size, signed.root.to_hex());
     Ok(tagged(&headers, &tag, TEXT, "no-cache", || signed.note.to_string().into_bytes()))
 }
 
@@ -99,8 +99,4 @@ fn tagged(asked: &HeaderMap, tag: &str, kind: &str, keep: &str, body: impl FnOnc
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     (headers, [(header::CONTENT_TYPE, kind.to_owned())], body()).into_response()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -22,6 +22,7 @@ mod doctor;
 pub mod init;
 mod inspect;
 pub mod invoke;
+mod log;
 pub mod logs;
 mod measure;
 mod run;
@@ -53,6 +54,9 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     /// Print the log.
     Logs(logs::LogsArgs),
+    /// Check, copy or shorten a log.
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Check a policy file and show what it allows.
     Check {
         /// The policy file.
@@ -124,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Log(command) => block_on(log::run(command)),
         Command::Check { file, json } => check::run(&file, json),
         Command::Policy(PolicyCommand::Suggest(args)) => block_on(suggest::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use dshield_common::tlog::{Hash, NodeId};
+use dshield_common::tlog::{Hash, NodeId, tile};
 use redb::StorageBackend;
 
 use super::error::LogError;
@@ -121,9 +121,6 @@ impl Ledger {
         let ledger = Self::with(Some(disk), contents);
         ledger.write().push(&found);
         ledger.take()?;
-        if let Some(disk) = &ledger.disk {
-            disk.store.begin()?;
-        }
         Ok((ledger, how))
     }
 
@@ -131,6 +128,14 @@ impl Ledger {
         let Contents { first, next, edge, .. } = contents;
         let state = State { first, tail_first: next, tail: VecDeque::new(), tail_bytes: 0, edge };
         Self { disk, state: RwLock::new(state) }
+    }
+
+    /// Notes that it is written from now on: unless it is closed again, its end was none in order.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub(super) fn begin(&self) -> Result<(), LogError> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.store.begin())
     }
 
     /// The number of the next entry.
@@ -235,18 +240,33 @@ impl Ledger {
         disk.journal().restart(next).map_err(|error| disk.store.journal_fault(error))
     }
 
-    /// Carries over what is left, notes that the end is in order, and releases the files.
-    pub(super) fn close(&self) -> Result<(), LogError> {
+    /// Carries over what is left, notes that the end is in order, with the last checkpoint, and releases the files.
+    pub(super) fn close(&self, checkpoint: &str) -> Result<(), LogError> {
         let Some(disk) = &self.disk else {
             return Ok(());
         };
         match self.take() {
-            Ok(_) => disk.store.close(self.next()),
+            Ok(_) => disk.store.close(self.next(), checkpoint),
             Err(error) => {
                 let _ = disk.store.release();
                 Err(error)
             }
         }
+    }
+
+    /// Releases the files as they are.
+    pub(super) fn release(&self) -> Result<(), LogError> {
+        self.disk.as_ref().map_or(Ok(()), |disk| disk.store.release())
+    }
+
+    /// The checkpoint with which the log was closed last.
+    pub(super) fn closing_checkpoint(&self) -> Result<Option<String>, LogError> {
+        self.disk.as_ref().map_or(Ok(None), |disk| disk.store.checkpoint())
+    }
+
+    /// The last boot entry before the first entry that can be read, where others were pruned.
+    pub(super) fn pruned_boot(&self) -> Result<Option<(u64, Row)>, LogError> {
+        self.disk.as_ref().map_or(Ok(None), |disk| disk.store.pruned_boot())
     }
 
     /// Up to `limit` rows from number `from` on; fewer at the end, or when they have so many bytes.
@@ -289,6 +309,16 @@ impl Ledger {
             return Ok(if hashes.is_empty() { None } else { Some(hashes.into()) });
         }
         self.disk.as_ref().map_or(Ok(None), |disk| disk.store.tile(id))
+    }
+
+    /// [`Self::tile`] as it is published.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub(super) fn tile_bytes(&self, tile: tile::Tile) -> Result<Option<Vec<u8>>, LogError> {
+        let hashes = self.tile((tile.level(), tile.index()))?;
+        let width = usize::from(tile.width());
+        Ok(hashes.and_then(|hashes| Some(tile::encode(hashes.get(..width)?))))
     }
 
     /// The hash of a node that has all of its leaves.

@@ -13,17 +13,20 @@
 //! write fails, the log refuses everything ([`Log::check`]), so nothing leaves unlogged, until the disk takes a write
 //! again; what was refused meanwhile is counted in the log. That the disk's owner puts back an older file is not noticed
 //! here: only somebody who remembers a later number can tell.
+pub mod check;
 mod checkpoint;
 mod clock;
 mod error;
 mod failure;
 mod file;
+pub mod fsck;
 mod journal;
 mod keeper;
 mod key;
 mod ledger;
 mod row;
 mod store;
+pub mod stored;
 
 #[cfg(test)]
 mod tests;
@@ -96,7 +99,7 @@ struct Shared {
     failure: Arc<Failure>,
     ledger: Arc<Ledger>,
     key: Arc<SigningKey>,
-    checkpoints: Checkpoints,
+    checkpoints: Arc<Checkpoints>,
     head: watch::Receiver<u64>,
     boot_id: Arc<str>,
     boot_entry: u64,
@@ -143,6 +146,12 @@ impl Log {
         let key = Arc::new(SigningKey::generate().map_err(|_| LogError::Random)?);
         let (next, root) = ledger.head();
         let last = ledger.last()?;
+        ledger.begin()?;
+        let memory_only = found.is_none();
+        let Found { log_id, closed } = found.unwrap_or(Found { log_id: boot_id.clone(), closed: true });
+        let unusable = |error| LogError::Checkpoint(format!("{error}"));
+        let origin = facts.origin.map_or_else(|| format!("dshield/{log_id}").parse().map_err(unusable), Ok)?;
+        let checkpoints = Arc::new(Checkpoints::new(key.clone(), origin)?);
         let (ledger, keeper) = (Arc::new(ledger), Arc::new(Keeper::default()));
         let boot_id: Arc<str> = boot_id.into();
         let failure = Arc::new(Failure::default());
@@ -151,18 +160,14 @@ impl Log {
             ledger: ledger.clone(),
             keeper: keeper.clone(),
             key: key.clone(),
+            checkpoints: checkpoints.clone(),
             boot_id: boot_id.clone(),
             clock: Clock::default(),
             next,
             head: head_sender,
             failure: failure.clone(),
         };
-        let BootFacts { version, sha256, isolation, mode, origin } = facts;
-        let memory_only = found.is_none();
-        let Found { log_id, closed } = found.unwrap_or(Found { log_id: boot_id.to_string(), closed: true });
-        let unusable = |error| LogError::Checkpoint(format!("{error}"));
-        let origin = origin.map_or_else(|| format!("dshield/{log_id}").parse().map_err(unusable), Ok)?;
-        let checkpoints = Checkpoints::new(key.clone(), origin)?;
+        let BootFacts { version, sha256, isolation, mode, .. } = facts;
         let boot = Boot {
             version,
             key: key.public_pem().to_owned(),
@@ -173,8 +178,8 @@ impl Log {
             checkpoint_keys: checkpoints.verifiers().iter().map(ToString::to_string).collect(),
             previous: last.map(|(seq, row)| Previous {
                 seq,
-                leaf_hash: hex(&row.leaf),
-                root: Some(hex(&root)),
+                leaf_hash: row.leaf.to_hex(),
+                root: Some(root.to_hex()),
                 closed: Some(closed),
             }),
         };
@@ -326,12 +331,7 @@ impl Log {
     /// The file cannot be read.
     pub async fn tile(&self, tile: tile::Tile) -> Result<Option<Vec<u8>>, LogError> {
         let shared = self.shared.clone();
-        blocking(move || {
-            let hashes = shared.ledger.tile((tile.level(), tile.index()))?;
-            let width = usize::from(tile.width());
-            Ok(hashes.and_then(|hashes| Some(tile::encode(hashes.get(..width)?))))
-        })
-        .await
+        blocking(move || shared.ledger.tile_bytes(tile)).await
     }
 
     /// The bytes of an entry bundle (C2SP tlog-tiles), where the log has come so far.
@@ -457,6 +457,17 @@ impl Pending {
     /// # Errors
     /// When the record is no valid entry, or the write failed.
     pub async fn durable(mut self) -> Result<u64, LogError> {
+        self.wait().await
+    }
+
+    /// [`Self::durable`] for one who may give up waiting and ask again, but not once it had the answer.
+    ///
+    /// # Errors
+    /// As [`Self::durable`].
+    ///
+    /// # Panics
+    /// When it is asked again after the answer.
+    pub async fn wait(&mut self) -> Result<u64, LogError> {
         match (&mut self.reply).await {
             Ok(outcome) => outcome,
             Err(_) => Err(self.log.ended()),
@@ -486,27 +497,30 @@ impl fmt::Debug for Log {
 
 /// The files of the log at `path`, made when there are none. `unique` names what is made meanwhile, and a new log.
 fn open_files(path: &Path, unique: &str) -> Result<(Ledger, Found), LogError> {
-    let source = {
-        let path = path.to_owned();
-        Box::new(move || store::database(file::reopen(&path)?))
-    };
     if file::open(path)?.is_none() {
         file::create(path, unique, |empty| {
             let source = Box::new(move || store::database(empty.try_clone()?));
             Store::create(path, unique, source)?.release()
         })?;
     }
-    let store = Store::open(path, unique, source)?;
+    let store = open_store(path, unique)?;
     let journal = store.journal_path();
-    let (opened, fresh) = match file::open(&journal)? {
-        Some(opened) => (opened, false),
-        None => {
-            file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
-            let missing = || store.corrupt("its journal vanished while it was opened");
-            (file::open(&journal)?.ok_or_else(missing)?, true)
-        }
-    };
-    let backend = FileBackend::new(opened).map_err(|error| store.corrupt(&error.to_string()))?;
+    let fresh = file::open(&journal)?.is_none();
+    if fresh {
+        file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
+    }
+    open_ledger(store, fresh)
+}
+
+fn open_store(path: &Path, unique: &str) -> Result<Store, LogError> {
+    let again = path.to_owned();
+    Store::open(path, unique, Box::new(move || store::database(file::reopen(&again)?)))
+}
+
+fn open_ledger(store: Store, fresh: bool) -> Result<(Ledger, Found), LogError> {
+    let missing = || store.corrupt("the journal that belongs to it is missing");
+    let journal = file::open(&store.journal_path())?.ok_or_else(missing)?;
+    let backend = FileBackend::new(journal).map_err(|error| store.corrupt(&error.to_string()))?;
     Ledger::on_disk(store, Arc::new(backend), fresh)
 }
 
@@ -514,8 +528,4 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     spawn_blocking(work).await.map_err(|error| LogError::Read(error.to_string()))?
-}
-
-fn hex(hash: &Hash) -> String {
-    hash.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
 }

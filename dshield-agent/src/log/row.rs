@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::{Hash, leaf_hash};
+use serde::Deserialize;
 
 /// Cheap to clone: whoever reads shares the bytes with whoever writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,15 @@ impl Row {
         let (length, rest) = value.split_first_chunk()?;
         let (signature, entry) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
         Some(Self::new(std::str::from_utf8(entry).ok()?, signature))
+    }
+
+    /// Whether it is a boot entry, going by what it says.
+    pub(super) fn is_boot(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Kind<'a> {
+            kind: &'a str,
+        }
+        serde_json::from_str(&self.entry).is_ok_and(|Kind { kind }| kind == "boot")
     }
 
     /// As it is published, under its number.

@@ -11,6 +11,8 @@
 //! | | `"first"` | the number of the first entry that is still here; none: 0 |
 //! | | `"closed"` | the number of entries when the log was closed in order; absent while it is in use |
 //! | `texts` | `"log_id"` | names the log: 32 hexadecimal digits |
+//! | | `"checkpoint"` | the one with which it was closed last |
+//! | `boots` | as `entries` | boot entries among those that were pruned: what follows is signed by a key in one of them |
 //!
 //! Every batch is one transaction in redb's two-phase mode. One phase would save a sync, but then a torn commit is
 //! told from a whole one by a checksum that is not cryptographic, while entries hold text that functions choose
@@ -67,10 +69,12 @@ const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries")
 const TILES: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("tiles");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TEXTS: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
+const BOOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("boots");
 const FORMAT_KEY: &str = "format";
 const FIRST: &str = "first";
 const CLOSED: &str = "closed";
 const LOG_ID: &str = "log_id";
+const CHECKPOINT: &str = "checkpoint";
 
 /// Entries are written once and mostly read when fresh, so a small cache does; redb's own default is 1 GiB.
 const CACHE_BYTES: usize = 16 << 20;
@@ -253,19 +257,46 @@ impl Store {
         Ok(Some(hashes.iter().map(|hash| Hash::new(*hash)).collect()))
     }
 
-    /// Removes the entries before number `first`. Their hashes stay, in the tiles.
+    /// Removes the entries before number `first`. Their hashes stay, in the tiles, and so do boot entries.
     pub(super) fn prune(&self, first: u64) -> Result<(), LogError> {
         self.write(|transaction| {
-            transaction.open_table(ENTRIES)?.retain_in(..first, |_, _| false)?;
+            let mut boots = transaction.open_table(BOOTS)?;
+            let mut failed = None;
+            transaction.open_table(ENTRIES)?.retain_in(..first, |seq, value| {
+                if Row::decode(value).is_some_and(|row| row.is_boot()) {
+                    failed = failed.take().or(boots.insert(seq, value).err());
+                }
+                false
+            })?;
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
             transaction.open_table(META)?.insert(FIRST, first)?;
             Ok(())
         })
     }
 
-    /// Notes that it is closed in order, with so many entries, then [`Self::release`]s it.
-    pub(super) fn close(&self, next: u64) -> Result<(), LogError> {
+    /// The last boot entry that was pruned.
+    pub(super) fn pruned_boot(&self) -> Result<Option<(u64, Row)>, LogError> {
+        self.read(|transaction| {
+            let table = match transaction.open_table(BOOTS) {
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                opened => opened?,
+            };
+            Ok(table.last()?.and_then(|(seq, value)| Some((seq.value(), Row::decode(value.value())?))))
+        })
+    }
+
+    /// The checkpoint with which the log was closed last.
+    pub(super) fn checkpoint(&self) -> Result<Option<String>, LogError> {
+        self.read(|transaction| Ok(transaction.open_table(TEXTS)?.get(CHECKPOINT)?.map(|text| text.value().to_owned())))
+    }
+
+    /// Notes that it is closed in order, with so many entries and this checkpoint, then [`Self::release`]s it.
+    pub(super) fn close(&self, next: u64, checkpoint: &str) -> Result<(), LogError> {
         let noted = self.write(|transaction| {
             transaction.open_table(META)?.insert(CLOSED, next)?;
+            transaction.open_table(TEXTS)?.insert(CHECKPOINT, checkpoint)?;
             Ok(())
         });
         noted.and(self.release())

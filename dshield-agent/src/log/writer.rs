@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
+use super::checkpoint::Checkpoints;
 use super::clock::Clock;
 use super::error::LogError;
 use super::failure::Failure;
@@ -54,6 +55,7 @@ pub(super) struct Writer {
     pub(super) ledger: Arc<Ledger>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) key: Arc<SigningKey>,
+    pub(super) checkpoints: Arc<Checkpoints>,
     pub(super) boot_id: Arc<str>,
     pub(super) clock: Clock,
     /// The number of the next entry; the same as `head` between frames.
@@ -124,7 +126,8 @@ impl Writer {
             }
         }
         self.keeper.close();
-        if let Err(error) = self.ledger.close() {
+        let closed = self.checkpoints.latest(&self.ledger).and_then(|last| self.ledger.close(&last.note.to_string()));
+        if let Err(error) = closed {
             tracing::warn!(%error, "the log did not close cleanly");
         }
     }

@@ -5,10 +5,12 @@ use std::time::Instant;
 use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record, Refused};
 use dshield_common::policy::{Denied, LogLevel, Route};
 
+use tokio::sync::Mutex;
+
 use super::counted::Counters;
 use super::upstream::UpstreamError;
 use super::{Context, NO_RULE};
-use crate::log::LogError;
+use crate::log::{LogError, Pending};
 
 /// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
 /// however it ends.
@@ -19,10 +21,21 @@ pub(super) struct Allowed {
     counters: Arc<Counters>,
     since: Instant,
     error: OnceLock<String>,
+    entry: Mutex<Entry>,
+}
+
+/// The connect entry, for who must wait for it.
+enum Entry {
+    /// It is not known to be durable yet.
+    Written(Pending),
+    /// It is durable, or a later one proves that.
+    Durable,
+    /// It is not in the log.
+    Missing,
 }
 
 impl Allowed {
-    /// Writes the connect entry.
+    /// Hands the connect entry to the log. Nothing may go upstream before [`Self::logged`].
     pub(super) async fn log(
         context: Arc<Context>,
         route: Route,
@@ -40,14 +53,29 @@ impl Allowed {
         };
         let record = Record { subject: context.instance.subject(), event: Event::Connect(connect) };
         let pending = context.log.enqueue(record).await?;
-        // It has its close entry from here on, should the function leave while the disk is busy.
-        let allowed = Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() };
-        // Where every request waits for an entry of its own, that one proves this one durable: the log
-        // commits in order. Otherwise this is what the first byte waits for.
-        if !(allowed.route.has_requests() && allowed.context.log_level == LogLevel::Request) {
-            pending.durable().await?;
+        // Where every request waits for an entry of its own, that one proves this one durable: the log commits in
+        // order. Kept, it would be written at once, for somebody who does not ask.
+        let needed = !(route.has_requests() && context.log_level == LogLevel::Request);
+        let entry = Mutex::new(if needed { Entry::Written(pending) } else { Entry::Durable });
+        Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new(), entry }))
+    }
+
+    /// Waits until the connect entry is durable, where no later one proves that: only now may the first byte leave.
+    /// Who gives up waiting leaves the others waiting.
+    ///
+    /// # Errors
+    /// The log did not take it, or takes no more.
+    pub(super) async fn logged(&self) -> Result<(), LogError> {
+        let mut entry = self.entry.lock().await;
+        if let Entry::Written(pending) = &mut *entry {
+            let outcome = pending.wait().await;
+            *entry = if outcome.is_ok() { Entry::Durable } else { Entry::Missing };
+            outcome?;
         }
-        Ok(Arc::new(allowed))
+        match *entry {
+            Entry::Durable => self.context.log.check(),
+            Entry::Written(_) | Entry::Missing => Err(self.context.log.check().err().unwrap_or(LogError::Closed)),
+        }
     }
 
     /// Notes why it ends, unless in the ordinary way.

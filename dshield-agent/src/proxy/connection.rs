@@ -217,6 +217,10 @@ async fn pass_through<S>(allowed: &Allowed, stream: S) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + AsRef<TcpStream> + Unpin,
 {
+    if let Err(error) = allowed.logged().await {
+        deny::reset(stream.as_ref());
+        return Err(error.to_string());
+    }
     let (upstream, _place) = match allowed.context.upstream.dial(&allowed.route).await {
         Ok(upstream) => upstream,
         Err(error) => {

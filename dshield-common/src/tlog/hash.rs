@@ -24,6 +24,12 @@ impl Hash {
         Self(bytes)
     }
 
+    /// 64 lower-case hexadecimal digits, as log entries hold it.
+    #[must_use]
+    pub fn to_hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// The 32 bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; Self::LEN] {

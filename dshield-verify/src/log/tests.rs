@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
 
-use dshield_common::log::entry::{Entry, Event, Record};
-use dshield_common::log::leaf_hash_hex;
+use dshield_common::log::MAX_ENTRY;
+use dshield_common::log::entry::{Boot, Entry, Event, Previous, Record};
+use dshield_common::log::line::{LineError, SignedEntry};
+use dshield_common::tlog::{Tree, leaf_hash};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer;
 
@@ -34,7 +36,7 @@ impl Log {
         self.boot_id = format!("{number:032x}");
         let previous = self.entries.last().map(|last| Previous {
             seq: last.seq,
-            leaf_hash: leaf_hash_hex(last.entry.as_bytes()),
+            leaf_hash: leaf_hash(last.entry.as_bytes()).to_hex(),
             root: Some(self.root()),
             closed: Some(true),
         });
@@ -58,7 +60,7 @@ impl Log {
         for signed in &self.entries {
             tree.append(leaf_hash(signed.entry.as_bytes()));
         }
-        hex(&tree.root())
+        tree.root().to_hex()
     }
 
     fn push(&mut self, event: Event) {
@@ -116,7 +118,7 @@ fn a_true_log_passes_and_is_summed_up() {
     let last = &log.entries[6];
     assert_eq!((summary.entries, summary.boots), (7, 2));
     assert_eq!((summary.first_seq, summary.last_seq), (0, 6));
-    assert_eq!(summary.last_leaf_hash, leaf_hash_hex(last.entry.as_bytes()));
+    assert_eq!(summary.last_leaf_hash, leaf_hash(last.entry.as_bytes()).to_hex());
     assert_eq!(summary.last_boot_id, format!("{:032x}", 2));
     assert_eq!(summary.last_key, log_key(2));
 }

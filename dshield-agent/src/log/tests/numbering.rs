@@ -2,7 +2,8 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use dshield_common::log::{MAX_ENTRY, leaf_hash_hex};
+use dshield_common::log::MAX_ENTRY;
+use dshield_common::tlog::leaf_hash;
 
 use super::disk::Disk;
 use super::*;
@@ -74,7 +75,7 @@ async fn every_boot_names_the_head_it_found_and_goes_on_counting() {
     let before = SignedEntry::parse(&lines[5]).unwrap();
     let previous = boot(&lines[6]).previous.unwrap();
     assert_eq!(previous.seq, 5);
-    assert_eq!(previous.leaf_hash, leaf_hash_hex(before.entry.as_bytes()));
+    assert_eq!(previous.leaf_hash, leaf_hash(before.entry.as_bytes()).to_hex());
     let summary = verify(&log).await;
     assert_eq!((summary.entries, summary.boots, summary.last_seq), (7, 4, 6));
 }

@@ -51,6 +51,7 @@ fn run(seed: u64) {
     for life in 0..1 + random.next() % 3 {
         let when = format!("seed {seed}, life {life}");
         let (ledger, _) = disk.ledger().unwrap_or_else(|error| panic!("{when}: {error}"));
+        ledger.begin().unwrap();
         disk.fail_after(random.next() % 60);
         let mut in_flight = Vec::new();
         let mut broken = false;
@@ -98,7 +99,7 @@ fn run(seed: u64) {
         }
         disk.repair();
         if random.one_in(3) && !broken {
-            ledger.close().unwrap();
+            ledger.close("").unwrap();
             disk = Disk::from_images(&disk.images());
             let (ledger, found) = disk.ledger().unwrap();
             assert!(found.closed, "{when}");

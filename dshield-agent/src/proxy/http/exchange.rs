@@ -70,9 +70,8 @@ impl Exchange {
                 });
                 begun.await.unwrap_or(Err(LogError::Closed))
             }
-            // The connect entry is durable already; the log must still be alive.
             LogLevel::Connection => {
-                context.log.check()?;
+                connection.logged().await?;
                 Ok(Arc::new(exchange))
             }
         }

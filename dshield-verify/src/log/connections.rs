@@ -1,0 +1,48 @@
+//! Which connections have no end in the log.
+use std::collections::BTreeMap;
+
+use super::verifier::Head;
+
+/// Numbers of connect entries without an end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LeftOpen {
+    /// Of boots that were closed in order, and so should have written it.
+    pub in_order: Vec<u64>,
+    /// Of the last boot: they may still be open.
+    pub last_boot: Vec<u64>,
+}
+
+/// The connections of the present boot that are open, by their number, with that of their connect entry.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    open: BTreeMap<u64, u64>,
+    in_order: Vec<u64>,
+}
+
+impl Connections {
+    pub(super) fn take(&mut self, seq: u64, head: &Head) {
+        match (head.kind.as_str(), head.connection) {
+            ("connect", Some(connection)) => {
+                self.open.insert(connection, seq);
+            }
+            ("close", Some(connection)) => {
+                self.open.remove(&connection);
+            }
+            ("boot", _) => {
+                let open = std::mem::take(&mut self.open);
+                // Otherwise the boot entry is the mark of a crash, which ended them.
+                if head.previous.as_ref().is_some_and(|previous| previous.closed == Some(true)) {
+                    self.in_order.extend(open.into_values());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn left_open(self) -> LeftOpen {
+        let mut last_boot: Vec<u64> = self.open.into_values().collect();
+        last_boot.sort_unstable();
+        LeftOpen { in_order: self.in_order, last_boot }
+    }
+}
