@@ -16,6 +16,8 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Instance {
     id: String,
+    /// The agent itself: what it sends belongs to no function.
+    own: bool,
     policy: Arc<FunctionPolicy>,
     netns_cookie: u64,
     current: Mutex<Option<Arc<str>>>,
@@ -25,7 +27,13 @@ impl Instance {
     /// An instance of the function that `policy` names, in the sealed network namespace of this cookie.
     #[must_use]
     pub fn new(id: String, policy: Arc<FunctionPolicy>, netns_cookie: u64) -> Self {
-        Self { id, policy, netns_cookie, current: Mutex::new(None) }
+        Self { id, own: false, policy, netns_cookie, current: Mutex::new(None) }
+    }
+
+    /// The agent itself, as far as it sends something: it has no namespace, and what it may reach is in `policy`.
+    #[must_use]
+    pub fn agent(policy: Arc<FunctionPolicy>) -> Self {
+        Self { id: String::new(), own: true, policy, netns_cookie: 0, current: Mutex::new(None) }
     }
 
     /// Unique within the agent's lifetime; appears in the log.
@@ -60,6 +68,9 @@ impl Instance {
     /// Whom a log entry written now concerns.
     #[must_use]
     pub fn subject(&self) -> Subject {
+        if self.own {
+            return Subject::default();
+        }
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         Subject {
             function: Some(self.function().to_owned()),

@@ -96,12 +96,28 @@ impl Ed25519Key {
         made
     }
 
+    /// The key with this seed (RFC 8032, section 5.1.5).
+    ///
+    /// # Errors
+    /// When it is not one of 32 bytes.
+    pub fn from_seed(seed: &[u8]) -> Result<Self, Unspecified> {
+        let made = Self::with_seed(seed);
+        wipe_stack();
+        made
+    }
+
     #[inline(never)]
     fn from_new_seed() -> Result<Self, Unspecified> {
         let mut seed = [0; 32];
         SystemRandom::new().fill(&mut seed)?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(&seed);
+        let made = Self::with_seed(&seed);
         seed.zeroize();
+        made
+    }
+
+    #[inline(never)]
+    fn with_seed(seed: &[u8]) -> Result<Self, Unspecified> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed);
         let pair = pair.map_err(|_| Unspecified)?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| Unspecified)?;
         Ok(Self { pair, public })

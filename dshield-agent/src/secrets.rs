@@ -6,10 +6,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use dshield_common::policy::{Injection, Policy, Rule, SecretName};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
+
+use crate::secret::Ed25519Key;
 
 /// The values of a policy's injected headers.
 #[derive(Default)]
@@ -20,12 +24,21 @@ pub struct Secrets(HashMap<Injection, HeaderValue>);
 #[non_exhaustive]
 pub enum SecretError {
     /// No such variable, or an empty one.
-    #[error("{rule} injects the secret {name}: set the agent's environment variable {name}")]
+    #[error("{rule} uses the secret {name}: set the agent's environment variable {name}")]
     Missing {
         /// The secret, and the variable.
         name: SecretName,
         /// The first rule that asks for it.
         rule: String,
+    },
+    /// It is no seed of a key.
+    #[error(
+        "[log] takes its key from the secret {name}: the environment variable {name} must hold 32 bytes in base64, such as \
+         `openssl rand -base64 32` prints"
+    )]
+    NotASeed {
+        /// The secret, and the variable.
+        name: SecretName,
     },
     /// A header field cannot have it: a line break, a control character, or not ASCII.
     #[error(
@@ -81,6 +94,23 @@ impl Secrets {
             }
         }
     }
+}
+
+/// The key that signs checkpoints for witnesses, from the seed that the policy names.
+///
+/// # Errors
+/// The variable is missing, or does not hold 32 bytes in base64.
+pub fn log_key(policy: &Policy) -> Result<Option<Ed25519Key>, SecretError> {
+    let Some(name) = policy.log.seed.clone() else { return Ok(None) };
+    let text = std::env::var_os(name.as_str())
+        .map(|value| Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(value)))
+        .filter(|value| !value.is_empty());
+    let Some(text) = text else {
+        return Err(SecretError::Missing { name, rule: "[log]".to_owned() });
+    };
+    let seed = STANDARD.decode(text.trim_ascii()).map(Zeroizing::new);
+    let key = seed.ok().filter(|seed| seed.len() == 32).and_then(|seed| Ed25519Key::from_seed(&seed).ok());
+    key.map(Some).ok_or(SecretError::NotASeed { name })
 }
 
 /// Says how many there are, and nothing of them.
@@ -176,7 +206,7 @@ mod tests {
             let error = read(token).unwrap_err();
             assert_eq!(
                 error.to_string(),
-                "f.egress[0] injects the secret TOKEN: set the agent's environment variable TOKEN"
+                "f.egress[0] uses the secret TOKEN: set the agent's environment variable TOKEN"
             );
         }
         for token in ["s3cret\n", "s3\r\nHost: b", "s3cret ", "s3\0cret", "s3cré", "s3\tcret"] {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dshield_common::log::entry::{self, Event, Isolation, PolicyInForce, Record};
-use dshield_common::policy::{Mode, Policy};
+use dshield_common::policy::{LogPolicy, Mode, Policy};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -19,6 +19,7 @@ pub use self::ground::{Ground, READY, Stock};
 use self::launch::Launch;
 pub use self::selftest::{SelfTest, SelfTestError, Verdict};
 use self::watchdog::Watchdog;
+use self::witness::Witnesses;
 use crate::api::{self, ApiState, Deployed};
 use crate::attest::Measurements;
 use crate::config::{self, ConfigError, LoadedConfig};
@@ -27,7 +28,7 @@ use crate::log::{BootFacts, Log, LogError, Observing, Storage};
 use crate::proxy::{self, CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
-use crate::secrets::{SecretError, Secrets};
+use crate::secrets::{self, SecretError, Secrets};
 use crate::walls::{Wall, Walls};
 
 mod events;
@@ -37,6 +38,7 @@ mod output;
 mod selftest;
 mod uids;
 mod watchdog;
+mod witness;
 
 /// The log, in the folder of the state.
 pub const LOG_FILE: &str = "log.redb";
@@ -86,6 +88,9 @@ pub enum StartError {
     /// The operator's: the log's place is chosen when the agent starts.
     #[error("`memory_only` cannot change while the agent runs: restart dshield")]
     MemoryOnly,
+    /// The operator's: the log has one name, key and set of witnesses for a boot.
+    #[error("[log] cannot change while the agent runs: restart dshield")]
+    LogPolicy,
     /// `/proc` is missing.
     #[error("cannot measure the running program: {0}; is /proc mounted?")]
     Measure(std::io::Error),
@@ -128,6 +133,8 @@ pub struct Agent {
     events: JoinHandle<()>,
     watchdog: Watchdog,
     memory_only: bool,
+    log_policy: LogPolicy,
+    witnesses: Option<Witnesses>,
     may_observe: bool,
     /// There while the policy in force only observes.
     observing: Mutex<Option<Observing>>,
@@ -171,6 +178,7 @@ impl Agent {
         let policy = config.deployment.policy.clone();
         let memory_only = policy.memory_only;
         let mode = (policy.mode == Mode::Observe).then_some(entry::Mode::Observe);
+        let (origin, ed25519) = (policy.log.origin.clone(), secrets::log_key(&policy)?);
         let filters = Filter::compile_all()?;
         let spawner = Spawner::new()?;
         let ca = Arc::new(InspectionCa::generate()?);
@@ -191,7 +199,7 @@ impl Agent {
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join(LOG_FILE)) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin: None })?;
+            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin, ed25519 })?;
             Ok::<_, StartError>((log, spawner, filters, events))
         })
         .await?;
@@ -199,6 +207,7 @@ impl Agent {
         let asked = kernel.clone();
         let who_asked = Arc::new(move |netns, source| asked.asker(netns, source).map(|asker| process(&asker)));
         let proxy = Proxy::new(log.clone(), ca, who_asked);
+        let own = proxy.own(policy.log.egress(), &policy).map_err(StartError::Resolver)?;
         let registry = Arc::new(Registry::default());
         let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
         let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
@@ -220,6 +229,8 @@ impl Agent {
             events,
             watchdog,
             memory_only,
+            log_policy: policy.log.clone(),
+            witnesses: None,
             may_observe,
             observing,
         };
@@ -231,6 +242,10 @@ impl Agent {
             let _ = stopped.await;
         }));
         agent.launch.stock().open();
+        let LogPolicy { witnesses, interval, .. } = policy.log.clone();
+        if !witnesses.is_empty() {
+            agent.witnesses = Some(Witnesses::start(agent.log.clone(), own, witnesses, interval));
+        }
         Ok(agent)
     }
 
@@ -275,6 +290,9 @@ impl Agent {
         if policy.memory_only != self.memory_only {
             return Err(StartError::MemoryOnly);
         }
+        if policy.log != self.log_policy {
+            return Err(StartError::LogPolicy);
+        }
         check_mode(policy, self.may_observe)?;
         let secrets = Secrets::from_environment(policy)?;
         self.watchdog.look_now().await.map_err(StartError::Gate)?;
@@ -304,7 +322,10 @@ impl Agent {
 
     /// Ends requests, instances, kernel side and log, in this order.
     pub async fn stop(self) {
-        let Self { kernel, log, deployed, stop_api, api, events, watchdog, launch, .. } = self;
+        let Self { kernel, log, deployed, stop_api, api, events, watchdog, launch, witnesses, .. } = self;
+        if let Some(witnesses) = witnesses {
+            witnesses.stop().await;
+        }
         let _ = stop_api.send(());
         let _ = api.await;
         let last = deployed.borrow().clone();

@@ -110,7 +110,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/log/checkpoint", get(tlog::checkpoint))
         .route("/v1/log/proof/{seq}", get(tlog::proof))
         .route("/v1/log/consistency", get(tlog::consistency))
-        .route("/v1/log/tlog/checkpoint", get(tlog::checkpoint))
+        .route("/v1/log/tlog/checkpoint", get(tlog::witnessed))
         .route("/v1/log/tlog/tile/{*path}", get(tlog::tile))
         .route("/v1/functions", get(deployment::functions))
         .route("/v1/policy", get(deployment::policy))

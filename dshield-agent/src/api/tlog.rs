@@ -14,11 +14,12 @@ use serde_json::json;
 use super::Shared;
 use super::error::ApiError;
 use super::query::{Parameters, invalid, known, number};
+use crate::log::SignedCheckpoint;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
-/// `GET /v1/log/checkpoint`, and `/v1/log/tlog/checkpoint`: size and root of what is durable, signed.
+/// `GET /v1/log/checkpoint`: size and root of what is durable, signed.
 pub(super) async fn checkpoint(
     State(shared): State<Arc<Shared>>,
     query: Result<Query<Parameters>, QueryRejection>,
@@ -26,8 +27,26 @@ pub(super) async fn checkpoint(
 ) -> Result<Response, ApiError> {
     known(query, &[])?;
     let signed = shared.state.log.checkpoint()?;
-    let tag = format!("\"{}-{}\"", signed.size, signed.root.to_hex());
-    Ok(tagged(&headers, &tag, TEXT, "no-cache", || signed.note.to_string().into_bytes()))
+    Ok(published(&headers, &signed))
+}
+
+/// `GET /v1/log/tlog/checkpoint`: the newest that witnesses have cosigned; where there are none, as above.
+pub(super) async fn witnessed(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<Parameters>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    known(query, &[])?;
+    let log = &shared.state.log;
+    let signed = log.witnessed().map_or_else(|| log.checkpoint(), Ok)?;
+    Ok(published(&headers, &signed))
+}
+
+fn published(headers: &HeaderMap, signed: &SignedCheckpoint) -> Response {
+    // A cosignature more is another note.
+    let signatures = signed.note.signatures().len();
+    let tag = format!("\"{}-{}-{signatures}\"", signed.size, signed.root.to_hex());
+    tagged(headers, &tag, TEXT, "no-cache", || signed.note.to_string().into_bytes())
 }
 
 /// `GET /v1/log/proof/{seq}`: that the entry is in the log, for somebody who has the keys and nothing else.

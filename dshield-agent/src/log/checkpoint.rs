@@ -31,6 +31,8 @@ pub(super) struct Checkpoints {
     origin: KeyName,
     verifiers: [VerifierKey; 2],
     latest: Mutex<Option<Arc<SignedCheckpoint>>>,
+    /// The newest one that a witness has cosigned, with all of its cosignatures.
+    witnessed: Mutex<Option<Arc<SignedCheckpoint>>>,
 }
 
 impl Checkpoints {
@@ -41,7 +43,7 @@ impl Checkpoints {
             VerifierKey::ecdsa_p256(origin.clone(), &key.public_spki()).map_err(unusable)?,
             VerifierKey::ed25519(origin.clone(), key.ed25519_public()).map_err(unusable)?,
         ];
-        Ok(Self { key, origin, verifiers, latest: Mutex::default() })
+        Ok(Self { key, origin, verifiers, latest: Mutex::default(), witnessed: Mutex::default() })
     }
 
     /// What verifies them: P-256, then Ed25519.
@@ -60,6 +62,25 @@ impl Checkpoints {
         let signed = Arc::new(self.sign(size, root)?);
         *latest = Some(signed.clone());
         Ok(signed)
+    }
+
+    /// The newest checkpoint that witnesses have cosigned.
+    pub(super) fn witnessed(&self) -> Option<Arc<SignedCheckpoint>> {
+        self.witnessed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds a witness's signature, which was verified, to a checkpoint of ours.
+    pub(super) fn cosigned(&self, checkpoint: &SignedCheckpoint, signature: NoteSignature) -> Result<(), LogError> {
+        let mut witnessed = self.witnessed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = witnessed.as_ref().filter(|known| known.size == checkpoint.size);
+        if known.is_none() && witnessed.as_ref().is_some_and(|known| known.size > checkpoint.size) {
+            // Somebody has signed a later one meanwhile.
+            return Ok(());
+        }
+        let note = known.map_or(&checkpoint.note, |known| &known.note).clone();
+        let note = note.with_signature(signature).map_err(|error| LogError::Checkpoint(error.to_string()))?;
+        *witnessed = Some(Arc::new(SignedCheckpoint { size: checkpoint.size, root: checkpoint.root, note }));
+        Ok(())
     }
 
     fn sign(&self, size: u64, root: Hash) -> Result<SignedCheckpoint, LogError> {
@@ -81,7 +102,8 @@ impl Checkpoints {
 
     /// Proof that entry `seq` is in the log: a `c2sp.org/tlog-proof@v1`.
     pub(super) fn receipt(&self, ledger: &Ledger, seq: u64) -> Result<Receipt, LogError> {
-        let signed = self.latest(ledger)?;
+        // One that witnesses have signed proves more, where it covers the entry.
+        let signed = self.witnessed().filter(|signed| seq < signed.size).map_or_else(|| self.latest(ledger), Ok)?;
         let proof = prove_inclusion(seq, signed.size, |node| ledger.node(node)).map_err(|error| match error {
             proof::ProveError::Read(error) => error,
             _ => LogError::NoSuchEntry { seq, size: signed.size },

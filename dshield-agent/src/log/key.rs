@@ -25,12 +25,13 @@ pub(super) struct SigningKey {
 }
 
 impl SigningKey {
-    /// New keys.
+    /// New keys; that for Ed25519 only where there is none that outlives boots.
     ///
     /// # Errors
     /// When the system gives no randomness.
-    pub(super) fn generate() -> Result<Self, Unspecified> {
-        let (key, ed25519) = (P256Key::generate()?, Ed25519Key::generate()?);
+    pub(super) fn generate(ed25519: Option<Ed25519Key>) -> Result<Self, Unspecified> {
+        let ed25519 = ed25519.map_or_else(Ed25519Key::generate, Ok)?;
+        let key = P256Key::generate()?;
         let public_pem = pem(key.public_point());
         Ok(Self { key, ed25519, public_pem })
     }
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_public_key_is_the_pem_that_a_verifier_writes() {
-        let key = SigningKey::generate().unwrap();
+        let key = SigningKey::generate(None).unwrap();
         assert_eq!(LogKey::from_pem(key.public_pem()).unwrap().to_pem(), key.public_pem());
     }
 }

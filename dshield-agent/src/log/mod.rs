@@ -40,8 +40,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use crate::secret::Ed25519Key;
 use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Previous, Record};
-use dshield_common::tlog::{Bundle, Hash, KeyName, Receipt, VerifierKey, bundle, proof, prove_consistency, tile};
+use dshield_common::tlog::{
+    Bundle, Hash, KeyName, NoteSignature, Receipt, VerifierKey, bundle, proof, prove_consistency, tile,
+};
 use redb::backends::FileBackend;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -72,7 +75,7 @@ pub enum Storage {
 }
 
 /// What the boot entry says besides key and previous head.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct BootFacts {
     /// D-Shield's version.
     pub version: String,
@@ -84,6 +87,8 @@ pub struct BootFacts {
     pub mode: Option<Mode>,
     /// What checkpoints name the log by; `dshield/` and its id where there is nothing.
     pub origin: Option<KeyName>,
+    /// The key that signs checkpoints for witnesses, where it outlives boots; else each boot makes one.
+    pub ed25519: Option<Ed25519Key>,
 }
 
 /// A handle to the log, cheap to clone. When the last one is dropped the log closes by itself.
@@ -143,14 +148,15 @@ impl Log {
     }
 
     fn start(ledger: Ledger, found: Option<Found>, boot_id: String, facts: BootFacts) -> Result<Self, LogError> {
-        let key = Arc::new(SigningKey::generate().map_err(|_| LogError::Random)?);
+        let BootFacts { version, sha256, isolation, mode, origin, ed25519 } = facts;
+        let key = Arc::new(SigningKey::generate(ed25519).map_err(|_| LogError::Random)?);
         let (next, root) = ledger.head();
         let last = ledger.last()?;
         ledger.begin()?;
         let memory_only = found.is_none();
         let Found { log_id, closed } = found.unwrap_or(Found { log_id: boot_id.clone(), closed: true });
         let unusable = |error| LogError::Checkpoint(format!("{error}"));
-        let origin = facts.origin.map_or_else(|| format!("dshield/{log_id}").parse().map_err(unusable), Ok)?;
+        let origin = origin.map_or_else(|| format!("dshield/{log_id}").parse().map_err(unusable), Ok)?;
         let checkpoints = Arc::new(Checkpoints::new(key.clone(), origin)?);
         let (ledger, keeper) = (Arc::new(ledger), Arc::new(Keeper::default()));
         let boot_id: Arc<str> = boot_id.into();
@@ -167,7 +173,6 @@ impl Log {
             head: head_sender,
             failure: failure.clone(),
         };
-        let BootFacts { version, sha256, isolation, mode, .. } = facts;
         let boot = Boot {
             version,
             key: key.public_pem().to_owned(),
@@ -289,6 +294,20 @@ impl Log {
     /// The system gives no random numbers.
     pub fn checkpoint(&self) -> Result<Arc<SignedCheckpoint>, LogError> {
         self.shared.checkpoints.latest(&self.shared.ledger)
+    }
+
+    /// The newest checkpoint that witnesses have cosigned, where there are some.
+    #[must_use]
+    pub fn witnessed(&self) -> Option<Arc<SignedCheckpoint>> {
+        self.shared.checkpoints.witnessed()
+    }
+
+    /// Publishes a witness's signature, which the caller has verified, with the checkpoint.
+    ///
+    /// # Errors
+    /// The note has too many signatures.
+    pub fn cosigned(&self, checkpoint: &SignedCheckpoint, signature: NoteSignature) -> Result<(), LogError> {
+        self.shared.checkpoints.cosigned(checkpoint, signature)
     }
 
     /// What verifies this boot's checkpoints: P-256, then Ed25519.

@@ -8,6 +8,8 @@
 //! [explicit] ─ CONNECT ────┤          │                                └─ passthrough, tcp: [relay] ┤
 //!          dns ────────────┘          └─ refused: [deny]                       dial ([upstream]) ◄──┘
 //! ```
+//!
+//! What the agent sends by itself goes the same way: [own].
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +24,7 @@ use self::ca::Leaves;
 pub use self::ca::{CaError, InspectionCa};
 use self::limits::Limits;
 use self::names::Names;
+pub use self::own::{OwnEgress, OwnError};
 pub use self::resolver::Resolver;
 use self::upstream::Upstream;
 use crate::instance::Instance;
@@ -45,6 +48,7 @@ mod hello;
 mod http;
 mod limits;
 mod names;
+mod own;
 mod relay;
 mod resolver;
 mod tasks;
@@ -151,6 +155,18 @@ impl Proxy {
         Ok(resolver)
     }
 
+    /// The agent's own way out: to what `function` allows, decided and logged like everything else.
+    ///
+    /// # Errors
+    /// The policy's resolver cannot be used here.
+    pub fn own(&self, function: FunctionPolicy, policy: &Policy) -> std::io::Result<OwnEgress> {
+        let function = Arc::new(function);
+        let egress = self.function(function.clone(), policy, Arc::default(), OWN_CONNECTIONS)?;
+        let instance = Arc::new(Instance::agent(function));
+        let refusals = Refusals::new(instance.clone(), self.log.clone());
+        Ok(OwnEgress::new(self.context(instance, egress, refusals, false)))
+    }
+
     /// Serves the proxy and DNS sockets of one instance.
     ///
     /// # Errors
@@ -163,10 +179,27 @@ impl Proxy {
         sockets: ServedSockets,
     ) -> Serving {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
+        let context = self.context(instance, egress, refusals, ipv6);
+        let mut tasks = vec![
+            tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
+            tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
+            tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
+        ];
+        tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
+        Serving { tasks }
+    }
+
+    fn context(
+        &self,
+        instance: Arc<Instance>,
+        egress: Arc<FunctionEgress>,
+        refusals: Arc<Refusals>,
+        ipv6: bool,
+    ) -> Arc<Context> {
         let log_level = egress.log_level;
         let [free, turns] = [(); 2].map(|()| Arc::new(Semaphore::new(egress.connections)));
         let upstream = Upstream::new(egress.resolver.clone(), egress.connections);
-        let context = Arc::new(Context {
+        Arc::new(Context {
             instance,
             egress,
             upstream,
@@ -180,14 +213,7 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
             turns,
-        });
-        let mut tasks = vec![
-            tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
-            tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
-            tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
-        ];
-        tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
-        Serving { tasks }
+        })
     }
 }
 
@@ -227,6 +253,9 @@ impl Context {
         self.connections.fetch_add(1, Ordering::Relaxed)
     }
 }
+
+/// Connections of the agent itself at a time.
+const OWN_CONNECTIONS: usize = 8;
 
 /// The most connections of one instance at a time. Further ones wait in the kernel: the agent's descriptors and memory
 /// are shared by all functions.

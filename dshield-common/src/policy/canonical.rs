@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::inject::Injection;
 use super::types::{FunctionPolicy, Policy, Rule};
+use super::witness::{LogPolicy, Witness};
 use crate::canonical::{Sha256Digest, sha256_hex, to_canonical_json};
 
 /// SHA-256 of a policy's canonical form: what names a policy in statements and in the log.
@@ -38,6 +39,7 @@ impl Policy {
         let value = json!({
             "type": "dshield.policy/v1",
             "log_level": self.log_level,
+            "log": log(&self.log),
             "memory_only": self.memory_only,
             "mode": self.mode,
             "resolver": self.resolver.to_string(),
@@ -52,6 +54,17 @@ impl Policy {
     pub fn hash(&self) -> PolicyHash {
         PolicyHash(Sha256Digest::of(self.canonical().as_bytes()))
     }
+}
+
+/// The seed by the name of its secret.
+fn log(policy: &LogPolicy) -> Value {
+    let witness = |witness: &Witness| json!({ "key": witness.key.to_string(), "egress": rule(&witness.rule) });
+    json!({
+        "origin": policy.origin.as_ref().map(ToString::to_string),
+        "seed_secret": policy.seed,
+        "interval_ms": policy.interval.as_millis() as u64,
+        "witnesses": policy.witnesses.iter().map(witness).collect::<Vec<_>>(),
+    })
 }
 
 fn function(policy: &FunctionPolicy) -> Value {
@@ -112,7 +125,7 @@ mod tests {
     fn defaults_are_written_out_and_names_sorted() {
         assert_eq!(
             canonical(&with_rule("host = \"A.com\"")),
-            r#"{"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","inject_header":{},"max_concurrent":null,"max_request_bytes":null,"methods":null,"paths":null,"pin_spki":[],"ports":[443],"protocol":"http","rate":null,"resolve":[],"tls":"inspect","upgrade":false}],"name":"f"}],"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
+            r#"{"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","inject_header":{},"max_concurrent":null,"max_request_bytes":null,"methods":null,"paths":null,"pin_spki":[],"ports":[443],"protocol":"http","rate":null,"resolve":[],"tls":"inspect","upgrade":false}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
     }
 
@@ -127,9 +140,9 @@ mod tests {
         );
         assert_eq!(
             canonical(&text),
-            r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","inject_header":{"authorization":{"prefix":"Bearer ","secret":"TOKEN"}},"max_concurrent":7,"max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"pin_spki":["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"ports":[443,8443],"protocol":"http","rate":"10/s","resolve":["[::1]:1","10.0.0.1"],"tls":"inspect","upgrade":true}],"name":"f"}],"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
+            r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","inject_header":{"authorization":{"prefix":"Bearer ","secret":"TOKEN"}},"max_concurrent":7,"max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"pin_spki":["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"ports":[443,8443],"protocol":"http","rate":"10/s","resolve":["[::1]:1","10.0.0.1"],"tls":"inspect","upgrade":true}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
-        assert_eq!(hash(&text), "1e873f6b1712d304f9cbbc8a3a6d8bdb6a72910faa59640bc0fcfb26c2650bd9");
+        assert_eq!(hash(&text), "af97175ccb0cd8c7f37be8d1d08520670817774ce676020619f419cb73753fd6");
     }
 
     #[test]

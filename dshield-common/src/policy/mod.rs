@@ -6,6 +6,7 @@
 //!
 //! * `types`: what a policy says; `path`: which paths a pattern means; `inject`, `rate`, `resolver`, `spki`: what some of
 //!   its fields say
+//! * `witness`: who is told of the log's head
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
 //! * [`remedy`]: from a refusal to what to change
@@ -24,6 +25,7 @@ mod resolver;
 mod spki;
 mod suggest;
 mod types;
+mod witness;
 
 pub use canonical::PolicyHash;
 pub use decide::{OBSERVE, Permit, Route};
@@ -40,5 +42,7 @@ pub use types::{
     Deployment, Function, FunctionPolicy, HostPattern, LogLevel, Mode, Pin, Policy, Protocol, Rule, Runtime, TlsMode,
     UnknownWord,
 };
+
+pub use witness::{LogPolicy, Witness};
 
 pub use crate::name::FunctionName;

@@ -13,6 +13,7 @@ use super::path::PathPattern;
 use super::rate::Rate;
 use super::resolver::UpstreamResolver;
 use super::spki::SpkiPin;
+use super::witness::LogPolicy;
 use crate::address::Network;
 use crate::destination::Destination;
 use crate::name::{FunctionName, HostName};
@@ -37,6 +38,8 @@ pub struct Policy {
     pub resolver: UpstreamResolver,
     /// Whether what the rules do not allow is refused.
     pub mode: Mode,
+    /// How the log is named, and who witnesses it.
+    pub log: LogPolicy,
     /// One for each function, in the order of the file.
     pub functions: Vec<Arc<FunctionPolicy>>,
 }

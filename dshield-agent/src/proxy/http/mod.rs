@@ -29,6 +29,7 @@ mod forward;
 mod framing;
 mod guard;
 mod judge;
+pub(super) mod own;
 mod refusal;
 mod tunnel;
 

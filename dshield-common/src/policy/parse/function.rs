@@ -177,22 +177,30 @@ fn why_not(handler: &str) -> &'static str {
 }
 
 fn timeout(fields: &Fields<'_>, findings: &mut Findings<'_>) -> Duration {
-    let Some(Spanned { value, at }) = fields.string("timeout", "\"30s\"", findings) else {
-        return DEFAULT_TIMEOUT;
-    };
-    let timeout = units::duration(value);
-    match timeout {
-        Some(timeout) if !timeout.is_zero() && timeout <= LONGEST_TIMEOUT => timeout,
+    duration(fields, "timeout", "1ms", findings).unwrap_or(DEFAULT_TIMEOUT)
+}
+
+/// How long: from `shortest`, as it is written, to 15 minutes.
+pub(super) fn duration(
+    fields: &Fields<'_>,
+    name: &str,
+    shortest: &str,
+    findings: &mut Findings<'_>,
+) -> Option<Duration> {
+    let Spanned { value, at } = fields.string(name, "\"30s\"", findings)?;
+    let least = units::duration(shortest).unwrap_or_default();
+    match units::duration(value) {
+        Some(duration) if duration >= least && duration <= LONGEST_TIMEOUT => return Some(duration),
         Some(_) => {
-            findings.add_with_hint(&at, format!("`timeout` cannot be {value:?}"), "write between \"1ms\" and \"15m\"");
-            DEFAULT_TIMEOUT
+            let hint = format!("write between {shortest:?} and \"15m\"");
+            findings.add_with_hint(&at, format!("`{name}` cannot be {value:?}"), hint);
         }
         None => {
             let hint = "write a whole number with ms, s or m, such as \"30s\"";
-            findings.add_with_hint(&at, format!("`timeout` is not a duration: {value:?}"), hint);
-            DEFAULT_TIMEOUT
+            findings.add_with_hint(&at, format!("`{name}` is not a duration: {value:?}"), hint);
         }
     }
+    None
 }
 
 fn concurrency(fields: &Fields<'_>, findings: &mut Findings<'_>) -> u32 {

@@ -5,6 +5,7 @@
 mod enforceable;
 mod function;
 mod host;
+mod log;
 mod pem;
 mod read;
 mod rule;
@@ -21,6 +22,7 @@ pub(super) use self::rule::is_method;
 use super::diagnostic::{Diagnostic, Findings, Position};
 use super::resolver::{UpstreamResolver, UpstreamResolverError};
 use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Mode, Policy};
+use super::witness::LogPolicy;
 use crate::name::FunctionName;
 
 /// Reads a certificate file that the policy names, or says in words why it cannot.
@@ -61,8 +63,8 @@ impl Deployment {
                 return Err(findings.into_sorted());
             }
         };
-        let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "function"], &mut findings);
-        let policy = policy(&top, &mut findings);
+        let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "log", "function"], &mut findings);
+        let policy = Policy { log: log::log(&top, read_ca, &mut findings), ..policy(&top, &mut findings) };
         let read = functions(&top, policy.mode, read_ca, &mut findings);
         if !findings.is_empty() {
             return Err(findings.into_sorted());
@@ -90,6 +92,7 @@ fn policy(top: &Fields<'_>, findings: &mut Findings<'_>) -> Policy {
         memory_only: table.and_then(|table| table.boolean("memory_only", findings)).unwrap_or(false),
         resolver: table.and_then(|table| resolver(table, findings)).unwrap_or_default(),
         mode: table.and_then(|table| table.word("mode", findings)).map_or(Mode::Enforce, |word| word.value),
+        log: LogPolicy::default(),
         functions: Vec::new(),
     }
 }
@@ -344,7 +347,7 @@ pub(super) mod tests {
         );
         assert_eq!(
             problems(&format!("colour = 1\n{}", with(""))),
-            ["1:1: dshield.toml has no field \"colour\"; it can have: policy, function"]
+            ["1:1: dshield.toml has no field \"colour\"; it can have: policy, log, function"]
         );
     }
 

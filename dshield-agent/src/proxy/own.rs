@@ -1,0 +1,80 @@
+//! What the agent sends by itself, such as its checkpoints to witnesses.
+//!
+//! A request flows in, its answer flows out. On the way it is decided by a rule of the policy, is in the log before its
+//! first byte leaves, and goes over a connection that [`super::dial`] opens, to an upstream that proved its name: there is
+//! no second way out for the agent.
+use std::fmt;
+use std::sync::Arc;
+
+use ::http::{HeaderMap, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use dshield_common::destination::Destination;
+use dshield_common::policy::TlsMode;
+use http_body_util::Full;
+
+use super::allowed::Allowed;
+use super::connection::Flow;
+use super::{Context, http};
+use crate::log::LogError;
+
+/// Sends requests for the agent.
+pub struct OwnEgress {
+    context: Arc<Context>,
+}
+
+impl fmt::Debug for OwnEgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnEgress").finish_non_exhaustive()
+    }
+}
+
+/// Why a request of the agent got no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OwnError {
+    /// No rule of the policy allows it. A fault of the code that sends it.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Nothing leaves while the log takes no entries.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The other side was not reached, did not prove its name, or broke off.
+    #[error("{0}")]
+    Upstream(String),
+    /// The answer is longer than anything that makes sense.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+}
+
+impl OwnEgress {
+    pub(super) fn new(context: Arc<Context>) -> Self {
+        Self { context }
+    }
+
+    /// Posts `body` to `path` of `to`: status, header and at most `limit` bytes of the answer.
+    ///
+    /// # Errors
+    /// It was refused, could not be logged, or got no answer.
+    pub async fn post(
+        &self,
+        to: &Destination,
+        port: u16,
+        path: &str,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), OwnError> {
+        let flow = Flow { context: self.context.clone(), to: to.clone(), port, process: None };
+        let route = flow.decide().await.map_err(|refused| OwnError::Refused(refused.denied.to_string()))?;
+        let scheme = if route.tls() == TlsMode::None { "http" } else { "https" };
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{scheme}://{}:{port}{path}", to.authority()))
+            .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+            .body(Full::new(body))
+            .map_err(|error| OwnError::Refused(error.to_string()))?;
+        let allowed = Allowed::log(self.context.clone(), route, Arc::default(), None).await?;
+        let sent = http::own::send(&allowed, request, limit).await;
+        allowed.ended(sent.as_ref().map(drop).map_err(ToString::to_string));
+        sent
+    }
+}
