@@ -331,6 +331,20 @@ impl Ledger {
         hash.ok_or_else(missing)
     }
 
+    /// Makes the tree larger by leaves without entries, for [`super::synthetic`] only.
+    pub(super) fn grow(&self, leaves: impl Iterator<Item = Hash>) -> Result<(), LogError> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let tiles: Vec<_> = {
+            let mut state = self.write();
+            leaves.for_each(|leaf| state.edge.push(leaf));
+            state.edge.full().iter().map(|(id, tile)| (*id, tile.clone())).collect()
+        };
+        let batch = Batch { first: 0, rows: Vec::new(), tiles };
+        disk.store.take(&batch)?;
+        self.write().edge.taken(batch.tiles.iter().map(|(id, _)| id));
+        Ok(())
+    }
+
     /// Removes entries before number `before`, in whole bundles of 256; what follows stays provable.
     ///
     /// # Errors

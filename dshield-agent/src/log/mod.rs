@@ -27,6 +27,8 @@ mod ledger;
 mod row;
 mod store;
 pub mod stored;
+#[doc(hidden)]
+pub mod synthetic;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: each figure beside the same work without D-Shield, measured in the same run.
-mod appends;
 mod egress;
 mod invoke;
+mod log;
 mod proxy;
 mod setup;
 mod table;
@@ -13,12 +13,14 @@ use dshield_tests::client::Error;
 use table::Row;
 
 const USAGE: &str = "usage: bench [--quick]
+       bench log [--quick]
        bench proxy [option]...
 
 Measures warm invocations, cold starts, setting up an instance, inspected keep-alive traffic and durable log
 appends, each beside the same work without D-Shield; setting up an instance beside bubblewrap, where Debian's package
 bubblewrap is installed. Needs root. About a minute and a half; with --quick about twenty seconds.
 
+`bench log` measures what appending to, checking and proving the log costs; about two minutes.
 `bench proxy` measures the proxy beside other proxies; `bench proxy --help` says more.";
 
 /// How much to measure.
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => all(FULL),
         ["--quick"] => all(QUICK),
+        ["log"] => log::run(FULL, false),
+        ["log", "--quick"] => log::run(QUICK, true),
         ["proxy", ref rest @ ..] => proxy::run(rest),
         ["--help" | "-h"] => {
             println!("{USAGE}");
@@ -79,7 +83,7 @@ fn all(effort: Effort) -> ExitCode {
         ("cold starts", invoke::cold),
         ("instance set-up", setup::instance),
         ("inspected keep-alive requests", egress::keep_alive),
-        ("durable log appends", appends::durable),
+        ("durable log appends", |effort| log::durable(effort, &[1, 64])),
     ];
     let (mut rows, mut failed) = (Vec::new(), false);
     for (what, measure) in measures {
