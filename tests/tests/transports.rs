@@ -409,6 +409,9 @@ except ConnectionResetError:
 ";
     let _ = run_with(&agent, "f", code, json!({"host": NAME}));
     let log = refusal(&agent, "tls", "sni_mismatch");
-    assert!(log.refused("f")[0].connection.is_some(), "{log}");
+    let refused = log.refused("f")[0];
+    assert!(refused.connection.is_some(), "{log}");
+    let both = format!("tls to {NAME}:443: a later ClientHello has the server name attacker.example");
+    assert_eq!(refused.detail, both);
     assert_eq!(standin.connections(), 1);
 }

@@ -10,6 +10,16 @@ use super::upstream::UpstreamError;
 use super::{Context, NO_RULE};
 use crate::log::LogError;
 
+/// What a function is told of a refusal that the log has.
+pub(super) struct Told {
+    /// The stable word.
+    pub(super) reason: &'static str,
+    /// What to do about it, as `dshield logs` says it.
+    pub(super) hint: String,
+    /// The number of the log entry, where it has one of its own.
+    pub(super) seq: Option<u64>,
+}
+
 /// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
 /// however it ends.
 pub(super) struct Allowed {
@@ -58,19 +68,19 @@ impl Allowed {
         }
     }
 
-    /// Writes a refusal into the log, when it is one.
-    pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
-        if let Some(reason) = error.refusal() {
-            let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
-            self.context.refusals.report(refused);
-        }
+    /// Writes a refusal of the upstream into the log, when `error` is one: what to tell the function.
+    pub(super) async fn refuse_upstream(&self, error: &UpstreamError) -> Option<Told> {
+        let reason = error.refusal()?;
+        let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
+        let hint = refused.hint(self.context.instance.function()).unwrap_or_default();
+        let seq = self.context.refusals.report_numbered(refused).await;
+        Some(Told { reason, hint, seq })
     }
 
-    /// Writes into the log that a later hello was not the first one's.
-    pub(super) fn refuse_hello(&self, error: &std::io::Error) {
-        let detail = format!("tls to {}: {error}", self.route.to);
-        let refused = self.refused("tls", "sni_mismatch", detail, self.route.rule_id(), self.attempt());
-        self.context.refusals.report(refused);
+    /// Writes into the log that the TLS of this connection is refused after its connect entry.
+    pub(super) fn refuse_tls(&self, reason: &str, what: &dyn std::fmt::Display) {
+        let detail = format!("tls to {}:{}: {what}", self.route.to.authority(), self.route.port);
+        self.context.refusals.report(self.refused("tls", reason, detail, self.route.rule_id(), self.attempt()));
     }
 
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.

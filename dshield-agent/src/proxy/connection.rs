@@ -1,4 +1,5 @@
 //! One connection of a function: its name, the decision, and the way it goes from there.
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -199,9 +200,12 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
     let context = &allowed.context;
     let config = context.egress.leaves.server_config(&context.ca, to).map_err(|error| error.to_string())?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
-    let stream = handshake
-        .map_err(|_| "the TLS handshake took too long".to_owned())?
-        .map_err(|error| format!("TLS handshake with the function: {error}"))?;
+    let stream = handshake.map_err(|_| "the TLS handshake took too long".to_owned())?.map_err(|error| {
+        if speaks_no_http(&error) {
+            allowed.refuse_tls("alpn_not_http", &"the ClientHello offers other protocols (ALPN), and none is HTTP");
+        }
+        format!("TLS handshake with the function: {error}")
+    })?;
     let session = stream.get_ref().1;
     // Two readers of one hello: the TLS library must have found what was decided on.
     if session.server_name() != to.name().map(AsRef::as_ref) {
@@ -213,6 +217,13 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
     }
 }
 
+/// Whether a handshake failed because the function offers protocols and none of ours (RFC 7301, section 3.2). The TLS
+/// library has sent the alert `no_application_protocol`.
+fn speaks_no_http(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(cause, Some(rustls::Error::NoApplicationProtocol))
+}
+
 async fn pass_through<S>(allowed: &Allowed, stream: S) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + AsRef<TcpStream> + Unpin,
@@ -220,14 +231,14 @@ where
     let (upstream, _place) = match allowed.context.upstream.dial(&allowed.route).await {
         Ok(upstream) => upstream,
         Err(error) => {
-            allowed.refuse_upstream(&error);
+            let _ = allowed.refuse_upstream(&error).await;
             deny::reset(stream.as_ref());
             return Err(error.to_string());
         }
     };
     relay::run(stream, upstream).await.map_err(|error| {
-        if error.get_ref().is_some_and(|error| error.is::<OtherHello>()) {
-            allowed.refuse_hello(&error);
+        if let Some(other) = error.get_ref().and_then(|error| error.downcast_ref::<OtherHello>()) {
+            allowed.refuse_tls(other.reason(), other);
         }
         error.to_string()
     })

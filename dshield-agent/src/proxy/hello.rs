@@ -248,7 +248,7 @@ mod tests {
     }
 
     /// The same hello with one more extension at its end.
-    fn with_extension(bytes: &[u8], kind: u16, content: &[u8]) -> Vec<u8> {
+    pub(super) fn with_extension(bytes: &[u8], kind: u16, content: &[u8]) -> Vec<u8> {
         let mut message = bytes[RECORD_HEADER + MESSAGE_HEADER..].to_vec();
         let extension =
             [&kind.to_be_bytes()[..], &u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat();

@@ -4,6 +4,7 @@
 //! `/switch` echoes bytes after a 101, and all else answers the version that was spoken. [`Versions::seen`] is what came.
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -43,6 +44,7 @@ pub struct Versions {
     addr: SocketAddr,
     ca_pem: String,
     record: Record,
+    connections: Arc<AtomicUsize>,
     _server: Background,
 }
 
@@ -55,10 +57,10 @@ impl Versions {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
-        let record = Record::default();
-        let (tls, written) = (TlsAcceptor::from(Arc::new(config)), record.clone());
-        let server = Background::spawn("versions", move || accept(listener, tls, written));
-        Self { addr, ca_pem: authority.certificate.pem(), record, _server: server }
+        let (record, connections) = (Record::default(), Arc::new(AtomicUsize::new(0)));
+        let (tls, written, counted) = (TlsAcceptor::from(Arc::new(config)), record.clone(), connections.clone());
+        let server = Background::spawn("versions", move || accept(listener, tls, written, counted));
+        Self { addr, ca_pem: authority.certificate.pem(), record, connections, _server: server }
     }
 
     /// Where it listens.
@@ -73,6 +75,12 @@ impl Versions {
         &self.ca_pem
     }
 
+    /// How many TCP connections arrived, with or without a request.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Every request that arrived, in order.
     #[must_use]
     pub fn seen(&self) -> Vec<Arrived> {
@@ -80,10 +88,11 @@ impl Versions {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record) {
+async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record, connections: Arc<AtomicUsize>) {
     listener.set_nonblocking(true).expect("a socket can be made non-blocking");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener of this process");
     while let Ok((stream, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::Relaxed);
         let (tls, record) = (tls.clone(), record.clone());
         tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };

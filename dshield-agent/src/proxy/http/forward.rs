@@ -13,7 +13,7 @@ use super::refusal::Answer;
 use super::tunnel::Wanted;
 use super::{framing, judge};
 use crate::log::LogError;
-use crate::proxy::allowed::Allowed;
+use crate::proxy::allowed::{Allowed, Told};
 use crate::proxy::body::{self, Body, BodyError};
 use crate::proxy::limits::Place;
 use crate::proxy::tasks::Tasks;
@@ -48,7 +48,8 @@ pub(super) async fn request(
     let tunnel = tunnels.and_then(|tasks| Some((tasks, Wanted::take(&mut request)?)));
     let dialect = if tunnel.is_some() { Dialect::Http1 } else { Dialect::Any };
     let result = async {
-        let client = connection.context.upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
+        let client = connection.context.upstream.client(&connection.route, rule, dialect);
+        let client = client.map_err(Failure::Upstream)?;
         let mut request = remake(connection, request, &exchange, rule);
         if let Some((_, wanted)) = &tunnel {
             wanted.ask(request.headers_mut());
@@ -230,17 +231,14 @@ async fn fail(exchange: Arc<Exchange>, connection: &Allowed, rule: &Rule, failur
     if let Some(refusal) = failure.body().and_then(|error| judge::body(connection, rule, error)) {
         return refusal.respond(connection).await;
     }
-    if let Some(error) = failure.upstream() {
-        connection.refuse_upstream(error);
-    }
-    let reason = failure.upstream().and_then(UpstreamError::refusal).unwrap_or("upstream_unreachable");
-    Answer {
-        status: StatusCode::BAD_GATEWAY,
-        reason,
-        error: text,
-        rule: rule.id.clone(),
+    let refused = match failure.upstream() {
+        Some(error) => connection.refuse_upstream(error).await,
+        None => None,
+    };
+    let Told { reason, hint, seq } = refused.unwrap_or_else(|| Told {
+        reason: "upstream_unreachable",
         hint: "look at the upstream, or at the rule".to_owned(),
         seq: None,
-    }
-    .response()
+    });
+    Answer { status: StatusCode::BAD_GATEWAY, reason, error: text, rule: rule.id.clone(), hint, seq }.response()
 }

@@ -116,9 +116,9 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let (to, port) = (&named.0, named.1.unwrap_or(default_port));
         let own_scheme = self.request.uri().scheme_str().is_none_or(|own| own.eq_ignore_ascii_case(scheme));
         if *to != route.to || port != route.port || !own_scheme {
-            let shown = named.1.map_or_else(|| to.to_string(), |port| format!("{to}:{port}"));
             let scheme = if own_scheme { "" } else { " under another scheme" };
-            let detail = format!("request for {shown}{scheme} on the connection to {}:{}", route.to, route.port);
+            let (named, own) = (shown(&named), shown(&(route.to.clone(), Some(route.port))));
+            let detail = format!("request for {named}{scheme} on the connection to {own}");
             return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail));
         }
         Ok(())
@@ -138,7 +138,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
             self.request.uri().authority().map(|authority| parse(authority.as_str().as_bytes())).transpose()?;
         match (host, target) {
             (Some(host), Some(target)) if host != target => {
-                Err("the request target and the Host header name different hosts".into())
+                Err(format!("the target names {} and the Host header {}", shown(&target), shown(&host)))
             }
             (Some(named), _) | (None, Some(named)) => Ok(named),
             (None, None) => Err("no Host header".into()),
@@ -202,6 +202,11 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let (status, reason) = (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large");
         Err(Box::new(Refusal::of_traffic(status, reason, detail, rule.id.clone(), self.attempt())))
     }
+}
+
+/// What a request says it is for, as people write it.
+fn shown((to, port): &(Destination, Option<u16>)) -> String {
+    port.map_or_else(|| to.to_string(), |port| format!("{}:{port}", to.authority()))
 }
 
 /// `_method`, in every spelling that a form decoder reads so.
