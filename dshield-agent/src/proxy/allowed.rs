@@ -6,6 +6,7 @@ use dshield_common::log::entry::{Attempt, Close, Connect, Event, Process, Record
 use dshield_common::policy::{Denied, LogLevel, Route};
 
 use super::counted::Counters;
+use super::http::Activity;
 use super::upstream::UpstreamError;
 use super::{Context, NO_RULE};
 use crate::log::LogError;
@@ -26,6 +27,8 @@ pub(super) struct Allowed {
     pub(super) context: Arc<Context>,
     pub(super) id: u64,
     pub(super) route: Route,
+    /// What its requests do.
+    pub(super) activity: Arc<Activity>,
     counters: Arc<Counters>,
     since: Instant,
     error: OnceLock<String>,
@@ -51,7 +54,8 @@ impl Allowed {
         let record = Record { subject: context.instance.subject(), event: Event::Connect(connect) };
         let pending = context.log.enqueue(record).await?;
         // It has its close entry from here on, should the function leave while the disk is busy.
-        let allowed = Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new() };
+        let (activity, since, error) = (Arc::default(), Instant::now(), OnceLock::new());
+        let allowed = Self { context, id, route, activity, counters, since, error };
         // Where every request waits for an entry of its own, that one proves this one durable: the log
         // commits in order. Otherwise this is what the first byte waits for.
         if !(allowed.route.has_requests() && allowed.context.log_level == LogLevel::Request) {

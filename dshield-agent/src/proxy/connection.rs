@@ -19,8 +19,6 @@ use super::limits::Place;
 use super::{Context, NO_RULE, deny, http, relay};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may pass in either direction: as long as an invocation may take.
-const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// Takes one connection through name, decision, log and relay.
 pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Context>) {
@@ -163,6 +161,7 @@ impl Flow {
 
 /// Lets it through until it ends, nothing passes for too long, or the log fails.
 async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Counters, requests: Requests) {
+    let silence = allowed.context.times.silence;
     let relay = async {
         match (allowed.route.tls(), allowed.route.protocol()) {
             (TlsMode::Inspect, _) => inspect(allowed, stream).await,
@@ -175,7 +174,7 @@ async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Co
     };
     let result = tokio::select! {
         result = relay => result,
-        () = idle(counters) => Err(format!("nothing passed for {} minutes", IDLE.as_secs() / 60)),
+        () = idle(counters, silence) => Err(format!("nothing passed for {} minutes", silence.as_secs() / 60)),
         // What an open connection goes on to send could not be accounted for.
         failure = allowed.context.log.failure() => Err(failure.to_string()),
     };
@@ -183,7 +182,7 @@ async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Co
 }
 
 /// Resolves when nothing passed for long enough, which is noticed after twice that time at the latest.
-async fn idle(counters: &Counters) {
+async fn idle(counters: &Counters, silence: Duration) {
     let mut before = None;
     loop {
         let now = Some(counters.totals());
@@ -191,7 +190,7 @@ async fn idle(counters: &Counters) {
             return;
         }
         before = now;
-        tokio::time::sleep(IDLE).await;
+        tokio::time::sleep(silence).await;
     }
 }
 

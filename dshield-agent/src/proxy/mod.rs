@@ -23,6 +23,7 @@ pub use self::ca::{CaError, InspectionCa};
 use self::limits::Limits;
 use self::names::Names;
 pub use self::resolver::Resolver;
+use self::times::Times;
 use self::upstream::Upstream;
 use crate::instance::Instance;
 use crate::kernel::Sockets;
@@ -48,6 +49,9 @@ mod names;
 mod relay;
 mod resolver;
 mod tasks;
+#[cfg(test)]
+mod testing;
+mod times;
 mod trust;
 mod upstream;
 
@@ -100,6 +104,7 @@ struct Context {
     free: Arc<Semaphore>,
     /// And for requests: an HTTP/2 connection carries many, and each may need a connection upstream.
     turns: Arc<Semaphore>,
+    times: Times,
 }
 
 /// Serving one instance; dropping it closes every socket and connection of the instance.
@@ -163,10 +168,28 @@ impl Proxy {
         sockets: ServedSockets,
     ) -> Serving {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
+        let context = Arc::new(self.context(instance, egress, refusals, ipv6, Times::default()));
+        let mut tasks = vec![
+            tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
+            tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
+            tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
+        ];
+        tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
+        Serving { tasks }
+    }
+
+    fn context(
+        &self,
+        instance: Arc<Instance>,
+        egress: Arc<FunctionEgress>,
+        refusals: Arc<Refusals>,
+        ipv6: bool,
+        times: Times,
+    ) -> Context {
         let log_level = egress.log_level;
         let [free, turns] = [(); 2].map(|()| Arc::new(Semaphore::new(egress.connections)));
         let upstream = Upstream::new(egress.resolver.clone(), egress.connections);
-        let context = Arc::new(Context {
+        Context {
             instance,
             egress,
             upstream,
@@ -180,14 +203,8 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
             turns,
-        });
-        let mut tasks = vec![
-            tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
-            tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
-            tokio::spawn(accept(dns_tcp, context.clone(), dns::serve_tcp)).abort_handle(),
-        ];
-        tasks.extend(dns_udp.into_iter().map(|s| tokio::spawn(dns::serve_udp(s, context.clone())).abort_handle()));
-        Serving { tasks }
+            times,
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! An allowed request on its way upstream, and the answer on its way back. Nothing goes on that was not parsed.
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery, Uri};
 use ::http::{Request, Response, StatusCode, Version};
 use dshield_common::policy::{Rule, TlsMode};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::exchange::Exchange;
 use super::refusal::Answer;
@@ -40,8 +42,8 @@ pub(super) async fn request(
     mut request: Request<Incoming>,
     tunnels: Option<&Tasks>,
 ) -> Response<Body> {
-    let exchange = match Exchange::begin(connection, rule, place, &request).await {
-        Ok(exchange) => exchange,
+    let (exchange, _waiting) = match Exchange::begin(connection, rule, place, &request).await {
+        Ok(begun) => begun,
         Err(error) => return log_unavailable(&error, rule),
     };
     // HTTP/2 has no such requests: a connection is one for all of its streams.
@@ -54,7 +56,8 @@ pub(super) async fn request(
         if let Some((_, wanted)) = &tunnel {
             wanted.ask(request.headers_mut());
         }
-        client.request(request).await.map_err(Failure::from)
+        let limit = connection.context.times.answer;
+        timeout(limit, client.request(request)).await.map_err(|_| Failure::Slow(limit))?.map_err(Failure::from)
     };
     match (result.await, tunnel) {
         (Ok(response), Some((tasks, wanted))) if wanted.is_granted(&response) => {
@@ -177,6 +180,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 enum Failure {
     Upstream(UpstreamError),
     Http(hyper_util::client::legacy::Error),
+    /// The head of its answer was not whole in this time.
+    Slow(Duration),
     Switched,
 }
 
@@ -191,7 +196,7 @@ impl Failure {
         match self {
             Self::Upstream(error) => Some(error),
             Self::Http(error) => error.source()?.downcast_ref(),
-            Self::Switched => None,
+            Self::Slow(_) | Self::Switched => None,
         }
     }
 
@@ -211,13 +216,14 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(error) = self.upstream() {
-            return error.fmt(f);
-        }
-        let Self::Http(error) = self else {
-            return f.write_str("the upstream switched protocols without being asked");
+        let mut cause: &dyn Error = match (self, self.upstream()) {
+            (_, Some(error)) | (Self::Upstream(error), None) => return error.fmt(f),
+            (Self::Slow(limit), None) => {
+                return write!(f, "the upstream sent no whole answer within {} s", limit.as_secs());
+            }
+            (Self::Switched, None) => return f.write_str("the upstream switched protocols without being asked"),
+            (Self::Http(error), None) => error,
         };
-        let mut cause: &dyn Error = error;
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
@@ -235,10 +241,11 @@ async fn fail(exchange: Arc<Exchange>, connection: &Allowed, rule: &Rule, failur
         Some(error) => connection.refuse_upstream(error).await,
         None => None,
     };
-    let Told { reason, hint, seq } = refused.unwrap_or_else(|| Told {
-        reason: "upstream_unreachable",
-        hint: "look at the upstream, or at the rule".to_owned(),
-        seq: None,
-    });
-    Answer { status: StatusCode::BAD_GATEWAY, reason, error: text, rule: rule.id.clone(), hint, seq }.response()
+    let (status, reason) = match failure {
+        Failure::Slow(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+        _ => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+    };
+    let hint = "look at the upstream, or at the rule".to_owned();
+    let Told { reason, hint, seq } = refused.unwrap_or(Told { reason, hint, seq: None });
+    Answer { status, reason, error: text, rule: rule.id.clone(), hint, seq }.response()
 }

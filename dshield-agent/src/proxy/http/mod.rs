@@ -6,7 +6,6 @@
 //! ```
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -15,6 +14,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(super) use self::activity::Activity;
+use self::activity::Over;
 pub(super) use self::framing::{Head, Violation, head, head_end};
 pub(super) use self::guard::{Guard, HEAD_TIME};
 use self::guard::{Ledger, Protocol};
@@ -24,16 +25,17 @@ use super::body::Body;
 use super::connection::Requests;
 use super::tasks::Tasks;
 
+mod activity;
 mod exchange;
 mod forward;
 mod framing;
 mod guard;
 mod judge;
 mod refusal;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
-/// How long a connection may wait for its next request.
-const IDLE: Duration = Duration::from_secs(75);
 /// What hyper reads at once, and so what a connection holds in the agent's memory in one direction.
 const READ_BYTES: usize = 64 << 10;
 
@@ -70,7 +72,7 @@ pub(super) async fn serve_http1(
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(requests == Requests::Many)
-        .header_read_timeout(IDLE)
+        .header_read_timeout(connection.context.times.next_request)
         .max_headers(framing::MAX_FIELDS)
         .max_buf_size(READ_BYTES)
         .serve_connection(TokioIo::new(Guard::new(stream, ledger.clone())), service)
@@ -89,7 +91,7 @@ pub(super) async fn serve_http2(
         let connection = connection.clone();
         async move { Ok::<_, Infallible>(respond(&connection, request, None).await) }
     });
-    http2::Builder::new(Tasks::default())
+    let served = http2::Builder::new(Tasks::default())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -98,10 +100,29 @@ pub(super) async fn serve_http2(
         .max_send_buf_size(SEND_BYTES)
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
-        .keep_alive_interval(IDLE)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
-        .map_err(|error| error.to_string())
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let (times, activity) = (&connection.context.times, &connection.activity);
+    let mut leaving = false;
+    loop {
+        let over = tokio::select! {
+            // Whoever is told to leave may do so while it is still spoken to.
+            ended = served.as_mut() => return if leaving { Ok(()) } else { ended.map_err(|error| error.to_string()) },
+            over = activity.over(times) => over,
+        };
+        match over {
+            Over::Idle if leaving => return Ok(()),
+            Over::Idle => {
+                // A request that is on its way is still answered, and what is unread may still be read.
+                leaving = true;
+                served.as_mut().graceful_shutdown();
+                activity.renew();
+            }
+            Over::Silent => {
+                return Err(format!("nothing of its requests passed for {} minutes", times.silence.as_secs() / 60));
+            }
+        }
+    }
 }
 
 async fn respond(connection: &Arc<Allowed>, request: Request<Incoming>, tunnels: Option<&Tasks>) -> Response<Body> {
