@@ -9,6 +9,7 @@ use dshield_common::policy::{LogLevel, Rule};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::activity::{UnderWay, Waiting};
+use super::judge::BodyFault;
 use crate::log::LogError;
 use crate::proxy::Context;
 use crate::proxy::allowed::Allowed;
@@ -26,6 +27,9 @@ pub(super) struct Exchange {
     pub(super) counters: Arc<Counters>,
     pub(super) status: OnceLock<u16>,
     pub(super) error: OnceLock<String>,
+    /// What this end did not let through of a body. Kept here, because the error of an HTTP/2 client upstream does not
+    /// say which error of a body it was.
+    pub(super) fault: OnceLock<BodyFault>,
     /// Among those of its connection.
     under_way: UnderWay,
     /// Among the requests that the rule allows at a time.
@@ -54,6 +58,7 @@ impl Exchange {
             counters: Arc::default(),
             status: OnceLock::new(),
             error: OnceLock::new(),
+            fault: OnceLock::new(),
             under_way,
             _place: place,
             _turn: turn,
@@ -94,6 +99,9 @@ impl Owner for Arc<Exchange> {
     fn broke_off(&self, error: &BodyError) {
         // What was wrong first explains the rest.
         let _ = self.error.set(error.to_string());
+        if let Some(fault) = BodyFault::of(error) {
+            let _ = self.fault.set(fault);
+        }
     }
 }
 

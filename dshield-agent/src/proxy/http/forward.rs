@@ -11,12 +11,12 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::exchange::Exchange;
+use super::framing;
 use super::refusal::Answer;
 use super::tunnel::Wanted;
-use super::{framing, judge};
 use crate::log::LogError;
 use crate::proxy::allowed::{Allowed, Told};
-use crate::proxy::body::{self, Body, BodyError};
+use crate::proxy::body::{self, Body};
 use crate::proxy::limits::Place;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::upstream::{Dialect, UpstreamError};
@@ -199,19 +199,6 @@ impl Failure {
             Self::Slow(_) | Self::Switched => None,
         }
     }
-
-    /// What this end did not let through of the request's body.
-    fn body(&self) -> Option<&BodyError> {
-        let Self::Http(error) = self else { return None };
-        let mut cause: Option<&dyn Error> = Some(error);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref() {
-                return Some(error);
-            }
-            cause = error.source();
-        }
-        None
-    }
 }
 
 impl std::fmt::Display for Failure {
@@ -234,8 +221,8 @@ impl std::fmt::Display for Failure {
 async fn fail(exchange: Arc<Exchange>, connection: &Allowed, rule: &Rule, failure: &Failure) -> Response<Body> {
     let text = failure.to_string();
     let _ = exchange.error.set(text.clone());
-    if let Some(refusal) = failure.body().and_then(|error| judge::body(connection, rule, error)) {
-        return refusal.respond(connection).await;
+    if let Some(fault) = exchange.fault.get() {
+        return fault.refusal(connection, rule).respond(connection).await;
     }
     let refused = match failure.upstream() {
         Some(error) => connection.refuse_upstream(error).await,

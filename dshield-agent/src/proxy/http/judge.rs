@@ -42,14 +42,31 @@ pub(super) fn request<B: ::http_body::Body>(
     Ok((rule, place))
 }
 
-/// What a body that was not let through means for its request; `None` where it just ended.
-pub(super) fn body(connection: &Allowed, rule: &Rule, error: &BodyError) -> Option<Refusal> {
-    let (status, reason, detail) = match error {
-        BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", error.to_string()),
-        BodyError::Http(error) => (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, Violation::behind(error)?.to_string()),
-    };
-    let detail = format!("request to {}: {detail}", connection.route.to);
-    Some(Refusal::of_traffic(status, reason, detail, rule.id.clone(), connection.attempt()))
+/// Why a body was not let through to its end, where that is a refusal.
+#[derive(Debug)]
+pub(super) struct BodyFault {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+}
+
+impl BodyFault {
+    /// `None` where it just ended.
+    pub(super) fn of(error: &BodyError) -> Option<Self> {
+        let (status, reason, detail) = match error {
+            BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", error.to_string()),
+            BodyError::Http(error) => {
+                (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, Violation::behind(error)?.to_string())
+            }
+        };
+        Some(Self { status, reason, detail })
+    }
+
+    /// What it means for the request.
+    pub(super) fn refusal(&self, connection: &Allowed, rule: &Rule) -> Refusal {
+        let detail = format!("request to {}: {}", connection.route.to, self.detail);
+        Refusal::of_traffic(self.status, self.reason, detail, rule.id.clone(), connection.attempt())
+    }
 }
 
 /// One request on its connection.
