@@ -44,8 +44,9 @@ const STREAMS: u32 = 100;
 /// What a function may send on one stream, and on all of a connection, before the upstream has taken it.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// What of each response waits for a function that does not read.
-const SEND_BYTES: usize = 64 << 10;
+/// What of each response waits for a function that does not read, beside the piece that was read last. One frame: more
+/// is not faster, and each of a connection's streams may hold it.
+const SEND_BYTES: usize = 16 << 10;
 /// Streams that were reset before they were answered; more are a rapid-reset attack (CVE-2023-44487).
 const RESETS: usize = 20;
 
