@@ -1,5 +1,5 @@
 //! The beginning of an inspected connection: which hellos are taken, and what a function gets of TLS.
-use dshield_tests::agent::{Agent, Egress, Log, Project};
+use dshield_tests::agent::{Agent, Egress, Function, Log, Project};
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::script::{self, run, run_with};
 use dshield_tests::standin::{NAME, Standin};
@@ -94,6 +94,31 @@ answer = alert(change)
 ";
     let answer = run(&agent, "f", &with_contexts(old));
     assert!(answer.is_string(), "{answer}");
+}
+
+/// Browsers send the extension for show. Where TLS ends here, its server cannot decrypt anything, and no name is behind it.
+#[test]
+fn a_hello_that_pretends_to_hide_another_works_where_tls_is_inspected_and_only_there() {
+    if !require_root() {
+        return;
+    }
+    let standin = Standin::start();
+    let passed = Egress::to("passed.example").tls("passthrough").resolve(&standin);
+    let function = Function::probe("f").egress(&Egress::to_standin(&standin)).egress(&passed);
+    let project = Project::new().with(&function);
+    let agent = Agent::start(&project);
+    let ask = |host: &str, grease: bool| {
+        let event = json!({"do": "https", "host": host, "method": "GET", "path": "/bytes/10", "grease": grease});
+        agent.call("f", &event)
+    };
+    assert_eq!(ask(NAME, true)["status"], 200);
+    assert!(agent.log().refused("f").is_empty());
+    let refused = ask("passed.example", true);
+    assert_eq!(refused["failed"], "tls", "{refused}");
+    // It is in the hello: the same without it gets as far as the certificate, which is for another name.
+    let passed = ask("passed.example", false);
+    assert!(passed["why"].as_str().is_some_and(|why| why.contains("certificate")), "{passed}");
+    let _ = refusals(&agent, "encrypted_client_hello", 1);
 }
 
 #[test]
