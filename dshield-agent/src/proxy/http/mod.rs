@@ -90,6 +90,8 @@ pub(super) async fn serve_http2(
 ) -> Result<(), String> {
     let service = service_fn(|request| {
         let connection = connection.clone();
+        // Also one that is refused, of which nothing is under way.
+        connection.activity.renew();
         async move { Ok::<_, Infallible>(respond(&connection, request, None).await) }
     });
     let served = http2::Builder::new(Tasks::default())

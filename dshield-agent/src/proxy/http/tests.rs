@@ -140,7 +140,16 @@ async fn an_http2_request_whose_answer_does_not_come_gets_504_whether_its_body_e
     }
     timeout(PATIENCE, dribble).await.expect("nobody takes the body any more").unwrap();
     assert!(!served.is_finished(), "the connection goes on");
-    let ends = ends(&connection.context.log).await;
+    let both = async {
+        loop {
+            let ends = ends(&connection.context.log).await;
+            if ends.len() == 2 {
+                return ends;
+            }
+            tokio::time::sleep(SHORT / 20).await;
+        }
+    };
+    let ends = timeout(PATIENCE, both).await.expect("both have ended");
     assert!(ends.iter().all(|end| end.error.as_deref().is_some_and(|why| why.contains("no whole answer"))), "{ends:?}");
     drop(kept);
 }
