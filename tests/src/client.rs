@@ -113,18 +113,26 @@ pub fn request(
     })
 }
 
+/// The anchors in this file (PEM).
+///
+/// # Errors
+/// It cannot be read.
+pub fn roots(bundle: &Path) -> Result<rustls::RootCertStore, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(bundle)?.collect::<Result<Vec<_>, _>>()?;
+    roots.add_parsable_certificates(certificates);
+    Ok(roots)
+}
+
 /// A TLS client for HTTP/1.1 that trusts the certificates in this PEM bundle and nothing else.
 ///
 /// # Errors
 /// When the bundle cannot be read.
 pub fn connector(bundle: &Path) -> Result<TlsConnector, Error> {
-    let mut roots = rustls::RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(bundle)?.collect::<Result<Vec<_>, _>>()?;
-    roots.add_parsable_certificates(certificates);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots(bundle)?)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))

@@ -114,6 +114,24 @@ fn check_says_in_plain_words_where_data_can_go() {
 }
 
 #[test]
+fn check_warns_of_a_public_resolver_and_of_names_that_carry_data() {
+    let rules = ["dns.google", "*.b.example", "a.example"].map(Egress::to);
+    let function = rules.iter().fold(Function::probe("f"), |function, rule| function.egress(rule));
+    let file = Project::new().with(&function);
+    let path = file.write();
+    let (code, stdout, stderr) = dshield(&["check", &path.to_string_lossy()]);
+    let [resolver, wildcard] = &stderr.lines().collect::<Vec<_>>()[..] else { panic!("two warnings: {stderr}") };
+    assert!(resolver.starts_with("warning: f.egress[0]: dns.google "), "{stderr}");
+    assert!(wildcard.starts_with("warning: f.egress[1]: ") && wildcard.contains("b.example"), "{stderr}");
+    assert!(code == Some(0) && stdout.contains("policy sha256"), "{stdout}");
+    let (code, stdout, stderr) = dshield(&["check", "--json", &path.to_string_lossy()]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    let described: Value = serde_json::from_str(&stdout).expect("JSON");
+    let warned: Vec<_> = described["warnings"].as_array().into_iter().flatten().map(|w| &w["rule"]).collect();
+    assert_eq!(warned, ["f.egress[0]", "f.egress[1]"], "{described}");
+}
+
+#[test]
 fn check_names_file_line_column_and_the_nearest_name() {
     let project = Project::new().with(&Function::probe("f").egress(&Egress::to("a.example").set("methd", "[\"GET\"]")));
     let file = project.write();

@@ -7,12 +7,36 @@ use std::process::{Child, Command, Stdio};
 
 use dshield_common::log::entry::{Event, Isolation, Lifecycle, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
-use dshield_tests::requires::{require_root, requires, requires_capability};
+use dshield_tests::requires::{require_root, requires, requires_capability, requires_that};
 use dshield_tests::scene::allowed;
 use dshield_tests::script::{self, run};
 use dshield_tests::standin::Standin;
 use dshield_tests::wait;
+use dshield_tests::workspace;
 use serde_json::{Value, json};
+
+/// The feature that takes walls away is for tests. Only the file that says so is compiled, with what it needs missing.
+#[test]
+fn a_release_build_that_could_take_walls_away_does_not_compile() {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let there = Command::new(&rustc).arg("--version").output().is_ok_and(|output| output.status.success());
+    if !requires_that(there, "no rustc") {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = workspace().join("dshield-agent/src/walls.rs");
+    let refused = |feature: &str, debug: &str| {
+        let mut command = Command::new(&rustc);
+        command.args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--cfg", feature, "--out-dir"]);
+        let output = command.arg(folder.path()).args(["-C", &format!("debug-assertions={debug}")]).arg(&file).output();
+        let output = output.expect("it starts");
+        assert!(!output.status.success(), "what the file needs is not there");
+        String::from_utf8_lossy(&output.stderr).contains("a release build must not have it")
+    };
+    assert!(refused("feature=\"layers-off\"", "off"));
+    assert!(!refused("feature=\"layers-off\"", "on"));
+    assert!(!refused("feature=\"another\"", "off"));
+}
 
 /// A field of `/proc/PID/status` in KiB.
 #[track_caller]

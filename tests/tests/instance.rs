@@ -1,5 +1,6 @@
 //! What a function finds around itself, seen from inside a real instance.
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use dshield_common::log::entry::{Event, Lifecycle, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Log, Project, cgroup2};
@@ -230,6 +231,27 @@ with open('/proc/net/dev') as file:
     interfaces = [line.split(':')[0].strip() for line in file if ':' in line]
 answer = [interfaces, os.path.exists('/sys')]";
     assert_eq!(run(&agent, "f", code), json!([["lo"], false]));
+}
+
+/// Settings of the network namespace that stand behind the programs and the filter: no data with a SYN, no ping sockets.
+#[test]
+fn the_sealed_namespace_has_neither_fast_open_nor_ping_sockets() {
+    if !requires("nsenter") {
+        return;
+    }
+    let Some((_project, agent)) = one() else { return };
+    assert_eq!(run(&agent, "f", "answer = 1"), 1);
+    let log = agent.log();
+    let (_, pid) = &instances(&log)[0];
+    let setting = |name: &str| {
+        let line = [format!("--net=/proc/{pid}/ns/net"), "cat".to_owned(), format!("/proc/sys/net/ipv4/{name}")];
+        let read = Command::new("nsenter").args(line).output().expect("it starts");
+        assert!(read.status.success(), "{name}: {}", String::from_utf8_lossy(&read.stderr));
+        String::from_utf8_lossy(&read.stdout).split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(setting("tcp_fastopen"), ["0"]);
+    // No group: from 1 to 0.
+    assert_eq!(setting("ping_group_range"), ["1", "0"]);
 }
 
 #[test]

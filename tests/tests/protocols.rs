@@ -92,7 +92,9 @@ fn in_http2_each_request_is_judged_by_itself() {
         curl(&agent, &["--http2", "-H", "Host: attacker.example", "-w", "%{http_code}", "-o", "/dev/null", &url("/a")]);
     assert_eq!(other["out"], "421", "{other}");
     let _ = refusal(&agent, "http", "path_not_allowed");
-    let _ = refusal(&agent, "http", "authority_mismatch");
+    let log = refusal(&agent, "http", "authority_mismatch");
+    let detail = format!("request for attacker.example on the connection to {NAME}:443");
+    assert!(log.refused("f").iter().any(|refused| refused.detail == detail), "{log}");
     let targets: Vec<_> = upstream.seen().into_iter().map(|arrived| arrived.target).collect();
     assert_eq!(targets, [url("/a"), url("/b")]);
 }
@@ -234,6 +236,14 @@ else:
     let log = refusal(&agent, "connect", "proxy_request_invalid");
     let of = |reason: &str| log.refused("f").iter().filter(|refused| refused.reason == reason).count();
     assert_eq!((of("name_not_allowed"), of("proxy_request_invalid")), (2, 6), "{log}");
+    // Where two hosts are named, the entry has both, and the one that would have been connected to taken apart.
+    for (to, port, other) in [(NAME, 443, "attacker.example:443"), ("plain.example", 80, "attacker.example")] {
+        let detail = format!("explicit proxy: the target names {to}:{port} and the Host header {other}");
+        let entry = log.refused("f").into_iter().find(|refused| refused.detail == detail);
+        let entry = entry.unwrap_or_else(|| panic!("no entry says: {detail}:\n{log}"));
+        let attempt = entry.attempt.as_ref().expect("both could be read");
+        assert_eq!((attempt.host.as_str(), attempt.port), (to, Some(port)), "{entry:?}");
+    }
     let paths = |standin: &Standin| standin.seen().into_iter().map(|seen| seen.path).collect::<Vec<_>>();
     assert_eq!(
         (paths(&standin), paths(&plain)),

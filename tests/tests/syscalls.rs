@@ -122,6 +122,36 @@ answer = [failure(fcntl.ioctl, 0, command, b'x') for command in (0x5412, 0x541C,
     assert_eq!(run(&agent, "f", &high), "EPERM");
 }
 
+#[test]
+fn a_pair_of_sockets_is_unix_and_nothing_else() {
+    let Some((_project, agent)) = one() else { return };
+    let code = "
+# The kernel makes pairs of very few families and says EOPNOTSUPP to the others: EPERM is the filter's.
+answer = {family: sorted({str(failure(socket.socketpair, family, kind)) for kind in range(0, 11)})
+    for family in range(0, 46) if family != socket.AF_UNIX}";
+    for (family, outcomes) in run(&agent, "f", code).as_object().expect("an object") {
+        assert_eq!(*outcomes, json!(["EPERM"]), "family {family}");
+    }
+    assert!(agent.log().refused("f").is_empty());
+}
+
+/// The kernel refuses these to a function too, which has no capability; that the filter has none of them is what
+/// `dshield-agent/src/sandbox/seccomp.rs` asks.
+#[test]
+fn calls_that_load_code_into_the_kernel_are_refused() {
+    let Some((_project, agent)) = one() else { return };
+    let code = format!(
+        "{CALL}
+here = 0 if machine == 'x86_64' else 1
+numbers = dict(kexec_load=(246, 104), kexec_file_load=(320, 294), init_module=(175, 105),
+    finit_module=(313, 273), delete_module=(176, 106))
+answer = {{name: call(number[here], 0, 0, 0, 0, 0) for name, number in numbers.items()}}"
+    );
+    for (name, outcome) in run(&agent, "f", &code).as_object().expect("an object") {
+        assert_eq!(*outcome, "EPERM", "{name}");
+    }
+}
+
 /// The arguments are such that the kernel itself would let the call succeed, or refuse it with another error.
 #[test]
 fn calls_that_no_runtime_needs_are_refused() {
@@ -134,7 +164,7 @@ numbers = dict(
     ioprio_set=(251, 30), sched_setattr=(314, 274), shmget=(29, 194), semget=(64, 190),
     msgget=(68, 186), mq_unlink=(241, 181), io_destroy=(207, 1), cachestat=(451, 451), tee=(276, 77),
     vmsplice=(278, 75), sync=(162, 81), syncfs=(306, 267), get_robust_list=(274, 100), unshare=(272, 97),
-    ptrace=(101, 117), process_vm_readv=(310, 270), pidfd_getfd=(438, 438), bpf=(321, 280),
+    ptrace=(101, 117), process_vm_readv=(310, 270), process_vm_writev=(311, 271), pidfd_getfd=(438, 438), bpf=(321, 280),
     keyctl=(250, 219), setns=(308, 268), name_to_handle_at=(303, 264),
     perf_event_open=(298, 241), kcmp=(312, 272), quotactl=(179, 60))
 answer = {{name: call(number[here], 0, 0, 1) for name, number in numbers.items()}}

@@ -149,8 +149,10 @@ for server in event['servers']:
 #[test]
 fn a_name_has_addresses_and_no_other_record() {
     let Some((_project, agent)) = agent(&[Egress::to(NAME)]) else { return };
-    let code = format!("answer = [dns('{NAME}', qtype) for qtype in ('HTTPS', 'TXT')]");
-    for answer in run(&agent, "f", &code).as_array().expect("a list") {
+    let code = format!("answer = [dns('{NAME}', qtype) for qtype in TYPES if qtype not in ('A', 'AAAA')]");
+    let answers = run(&agent, "f", &code);
+    assert_eq!(answers.as_array().map(Vec::len), Some(7), "{answers}");
+    for answer in answers.as_array().expect("a list") {
         assert_eq!((&answer["code"], &answer["answers"]), (&json!(0), &json!(0)), "{answer}");
     }
 }
@@ -409,6 +411,9 @@ except ConnectionResetError:
 ";
     let _ = run_with(&agent, "f", code, json!({"host": NAME}));
     let log = refusal(&agent, "tls", "sni_mismatch");
-    assert!(log.refused("f")[0].connection.is_some(), "{log}");
+    let refused = log.refused("f")[0];
+    assert!(refused.connection.is_some(), "{log}");
+    let both = format!("tls to {NAME}:443: a later ClientHello has the server name attacker.example");
+    assert_eq!(refused.detail, both);
     assert_eq!(standin.connections(), 1);
 }

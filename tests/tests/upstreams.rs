@@ -1,11 +1,14 @@
 //! What the agent asks of an upstream and brings to it: its key, the secrets of a rule, and where it lives.
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use dshield_common::log::entry::Event;
 use dshield_tests::agent::{Agent, Egress, Launch, Log, Project, binary};
 use dshield_tests::nameserver::NameServer;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::script::{self, run, run_with};
+use dshield_tests::standin::versions::Versions;
 use dshield_tests::standin::{NAME, Standin};
 use dshield_tests::wait;
 use serde_json::{Value, json};
@@ -62,6 +65,79 @@ fn a_pinned_key_does_not_make_up_for_a_bad_certificate() {
     assert!(standin.seen().is_empty());
 }
 
+/// The function got `seq: null` and "look at the upstream" while the log had an entry with advice.
+#[test]
+fn what_an_upstream_is_refused_for_is_told_with_its_entry_and_in_the_words_of_the_log() {
+    if !requires("unshare") {
+        return;
+    }
+    let (standin, other) = (Standin::start(), Standin::start_as(&["other.example"]));
+    let names = NameServer::start(Ipv4Addr::LOCALHOST);
+    let rules = [
+        Egress::to_standin(&standin).set("pin_spki", &json!([other.spki_pin()]).to_string()),
+        Egress::to("wrong.example").pinned(&other),
+        Egress::to("inside.example"),
+    ];
+    let Some(project) = project(&rules) else { return };
+    let agent = start(&project, Launch { wrapper: names.wrapper(project.folder()), ..Launch::default() });
+    for (host, reason) in [
+        (NAME, "upstream_key"),
+        ("wrong.example", "upstream_certificate"),
+        ("inside.example", "special_purpose_address"),
+    ] {
+        let answer = run_with(&agent, "f", POST, json!({"host": host}));
+        assert_eq!((&answer["status"], &answer["refused"]), (&json!(502), &json!(reason)), "{answer}");
+        let body: Value = serde_json::from_str(answer["body"].as_str().expect("a text")).expect("JSON");
+        let log = agent.log();
+        let seq = usize::try_from(body["seq"].as_u64().expect("a number")).expect("small");
+        let Event::Refused(refused) = &log.lines[seq].entry.record.event else { panic!("{reason}: {body}\n{log}") };
+        let attempted = refused.attempt.as_ref().map(|attempt| attempt.host.as_str());
+        assert_eq!((refused.reason.as_str(), attempted), (reason, Some(host)), "{body}");
+        assert_eq!(body["hint"].as_str(), refused.hint("f").as_deref(), "{body}");
+        let from = seq.to_string();
+        let url = format!("http://{}", agent.address());
+        let logs = Command::new(binary()).args(["logs", "--url", &url, "--from", &from]).output().expect("it runs");
+        let text = String::from_utf8(logs.stdout).expect("text");
+        assert!(text.contains(body["hint"].as_str().expect("advice")), "{reason}: {body}\n{text}");
+    }
+}
+
+/// What shows whose connection is used is how many arrive: one that is kept is used again.
+#[test]
+fn no_rule_and_no_function_uses_anothers_connection_upstream() {
+    // HTTP/2, where a connection can be used again as soon as it is there.
+    let (upstream, other) = (Versions::start(NAME, &["h2"]), Standin::start());
+    if !require_root() || !requires("python3") {
+        return;
+    }
+    let ca = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(ca.path(), upstream.ca_pem()).expect("the file is ours");
+    let resolved = Egress::to(NAME).set("resolve", &json!([upstream.addr().to_string()]).to_string());
+    let to = |path: &str| resolved.clone().set("ca", &json!(ca.path()).to_string()).paths(&[path]);
+    let two_rules = script::function("f").egress(&to("/echo/a")).egress(&to("/echo/b"));
+    let pin = json!([other.spki_pin()]).to_string();
+    let pinned = script::function("pinned").egress(&to("/echo/a").set("pin_spki", &pin));
+    let stranger = resolved.clone().set("ca", &json!(other.ca_file()).to_string());
+    let distrusting = script::function("distrusting").egress(&stranger);
+    let project = Project::new().with(&two_rules).with(&pinned).with(&distrusting);
+    let agent = start(&project, Launch::default());
+    let post = |function: &str, path: &str| {
+        let code = POST.replace("/echo", path);
+        let answer = run_with(&agent, function, &code, json!({"host": NAME}));
+        (answer["status"].as_u64(), answer["refused"].as_str().map(str::to_owned), upstream.connections())
+    };
+    for (path, connections) in [("/echo/a", 1), ("/echo/b", 2), ("/echo/a", 2), ("/echo/b", 2)] {
+        assert_eq!(post("f", path), (Some(200), None, connections), "{path}");
+    }
+    // Two connections wait there, proven to others: each of these makes its own, and its own checks.
+    for (function, refused, connections) in
+        [("pinned", "upstream_key", 3), ("distrusting", "upstream_certificate", 4), ("pinned", "upstream_key", 5)]
+    {
+        assert_eq!(post(function, "/echo/a"), (Some(502), Some(refused.to_owned()), connections));
+    }
+    assert_eq!(upstream.seen().len(), 4);
+}
+
 #[test]
 fn a_secret_is_injected_that_neither_function_nor_log_ever_sees() {
     const SECRET: &str = "sk-not-for-anyone";
@@ -111,7 +187,7 @@ fn check_lists_the_variables_that_a_policy_needs() {
     let Some(project) = project(&[Egress::to(NAME).set("inject_header", inject)]) else { return };
     let file = project.write();
     let check = |json: bool| {
-        let mut command = std::process::Command::new(binary());
+        let mut command = Command::new(binary());
         command.arg("check").args(json.then_some("--json")).arg(&file);
         let output = command.output().expect("the binary runs");
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -125,7 +201,8 @@ fn check_lists_the_variables_that_a_policy_needs() {
 
 #[test]
 fn an_answer_is_kept_as_long_as_it_says_and_no_longer() {
-    const TTL: u8 = 3;
+    // More than the few seconds that every answer is kept.
+    const TTL: u8 = 7;
     if !requires("unshare") {
         return;
     }

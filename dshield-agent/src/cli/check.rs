@@ -3,7 +3,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use dshield_common::policy::{Diagnostic, FunctionPolicy, HostPattern, Protocol, Rule, TlsMode};
+use dshield_common::policy::{Diagnostic, FunctionPolicy, HostPattern, Protocol, Rule, TlsMode, Warning};
 use serde_json::{Value, json};
 
 use crate::config::{self, ConfigError, LoadedConfig};
@@ -14,7 +14,7 @@ use crate::secrets;
 pub fn run(file: &Path, json: bool) -> ExitCode {
     let loaded = config::load(file);
     let (stdout, stderr) = match (&loaded, json) {
-        (Ok(config), false) => (table(config), String::new()),
+        (Ok(config), false) => (table(config), warnings(config)),
         (Err(error), false) => (String::new(), explain(error)),
         (Ok(config), true) => (format!("{:#}\n", describe(config)), String::new()),
         (Err(error), true) => (format!("{:#}\n", problems(file, error)), String::new()),
@@ -39,6 +39,12 @@ fn table(config: &LoadedConfig) -> String {
     }
     out.push_str(&format!("policy sha256 {}\n", policy.hash()));
     out
+}
+
+/// What a person should think about before the policy is used.
+fn warnings(config: &LoadedConfig) -> String {
+    let warnings = config.deployment.policy.warnings();
+    warnings.iter().map(|Warning { rule, message }| format!("warning: {rule}: {message}\n")).collect()
 }
 
 fn destinations(policy: &FunctionPolicy) -> String {
@@ -162,6 +168,7 @@ fn describe(config: &LoadedConfig) -> Value {
         "file": config.path.to_string_lossy(),
         "policy_sha256": policy.hash(),
         "policy": canonical,
+        "warnings": policy.warnings(),
         "secrets": secrets::needed(policy).into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "functions": functions.collect::<Vec<_>>(),
     })

@@ -8,9 +8,20 @@ use dshield_common::policy::{Denied, LogLevel, Route};
 use tokio::sync::Mutex;
 
 use super::counted::Counters;
+use super::http::Activity;
 use super::upstream::UpstreamError;
 use super::{Context, NO_RULE};
 use crate::log::{LogError, Pending};
+
+/// What a function is told of a refusal that the log has.
+pub(super) struct Told {
+    /// The stable word.
+    pub(super) reason: &'static str,
+    /// What to do about it, as `dshield logs` says it.
+    pub(super) hint: String,
+    /// The number of the log entry, where it has one of its own.
+    pub(super) seq: Option<u64>,
+}
 
 /// A connection that the policy allows and the log knows. Its close entry is written when it is dropped,
 /// however it ends.
@@ -18,6 +29,8 @@ pub(super) struct Allowed {
     pub(super) context: Arc<Context>,
     pub(super) id: u64,
     pub(super) route: Route,
+    /// What its requests do.
+    pub(super) activity: Arc<Activity>,
     counters: Arc<Counters>,
     since: Instant,
     error: OnceLock<String>,
@@ -57,7 +70,8 @@ impl Allowed {
         // order. Kept, it would be written at once, for somebody who does not ask.
         let needed = !(route.has_requests() && context.log_level == LogLevel::Request);
         let entry = Mutex::new(if needed { Entry::Written(pending) } else { Entry::Durable });
-        Ok(Arc::new(Self { context, id, route, counters, since: Instant::now(), error: OnceLock::new(), entry }))
+        let (activity, since, error) = (Arc::default(), Instant::now(), OnceLock::new());
+        Ok(Arc::new(Self { context, id, route, activity, counters, since, error, entry }))
     }
 
     /// Waits until the connect entry is durable, where no later one proves that: only now may the first byte leave.
@@ -86,19 +100,19 @@ impl Allowed {
         }
     }
 
-    /// Writes a refusal into the log, when it is one.
-    pub(super) fn refuse_upstream(&self, error: &UpstreamError) {
-        if let Some(reason) = error.refusal() {
-            let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
-            self.context.refusals.report(refused);
-        }
+    /// Writes a refusal of the upstream into the log, when `error` is one: what to tell the function.
+    pub(super) async fn refuse_upstream(&self, error: &UpstreamError) -> Option<Told> {
+        let reason = error.refusal()?;
+        let refused = self.refused("upstream", reason, error.to_string(), self.route.rule_id(), self.attempt());
+        let hint = refused.hint(self.context.instance.function()).unwrap_or_default();
+        let seq = self.context.refusals.report_numbered(refused).await;
+        Some(Told { reason, hint, seq })
     }
 
-    /// Writes into the log that a later hello was not the first one's.
-    pub(super) fn refuse_hello(&self, error: &std::io::Error) {
-        let detail = format!("tls to {}: {error}", self.route.to);
-        let refused = self.refused("tls", "sni_mismatch", detail, self.route.rule_id(), self.attempt());
-        self.context.refusals.report(refused);
+    /// Writes into the log that the TLS of this connection is refused after its connect entry.
+    pub(super) fn refuse_tls(&self, reason: &str, what: &dyn std::fmt::Display) {
+        let detail = format!("tls to {}:{}: {what}", self.route.to.authority(), self.route.port);
+        self.context.refusals.report(self.refused("tls", reason, detail, self.route.rule_id(), self.attempt()));
     }
 
     /// Writes a refusal on this connection into the log: its number, where it has an entry of its own.

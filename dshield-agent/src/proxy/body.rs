@@ -30,6 +30,8 @@ pub(super) fn full(text: impl Into<Bytes>) -> Body {
 
 /// Whom a body belongs to: told when it breaks off, and dropped when it is through or given up.
 pub(super) trait Owner: Send + Unpin + 'static {
+    /// Something of it went on.
+    fn passed(&self);
     /// It ends before its end.
     fn broke_off(&self, error: &BodyError);
 }
@@ -90,6 +92,10 @@ impl<O: Owner> HttpBody for Passing<O> {
         let this = self.get_mut();
         let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)) else { return Poll::Ready(None) };
         let judged = frame.map_err(BodyError::from).and_then(|frame| this.judge(frame));
+        // A frame with nothing in it is no progress.
+        if judged.as_ref().is_ok_and(|frame| frame.data_ref().is_none_or(|data| !data.is_empty())) {
+            this.owner.passed();
+        }
         Poll::Ready(Some(judged.inspect_err(|error| this.owner.broke_off(error))))
     }
 

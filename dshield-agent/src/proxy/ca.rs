@@ -150,6 +150,16 @@ fn error(error: impl fmt::Display) -> CaError {
 mod tests {
     use super::*;
 
+    /// What is resumed starts without the checks of a full handshake; what comes early, before its log entry.
+    #[test]
+    fn nothing_can_be_resumed_and_no_early_data_is_taken() {
+        let ca = InspectionCa::generate().unwrap();
+        let to = Destination::Name(dshield_common::name::HostName::parse("a.example").unwrap());
+        let config = Leaves::default().server_config(&ca, &to).unwrap();
+        assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+        assert!(!config.session_storage.can_cache() && !config.ticketer.enabled());
+    }
+
     /// All functions shared one cache, and one that made names up emptied it for all.
     #[test]
     fn names_that_one_function_makes_up_cost_no_other_its_certificate() {

@@ -1,4 +1,5 @@
 //! One connection of a function: its name, the decision, and the way it goes from there.
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,6 @@ use super::limits::Place;
 use super::{Context, NO_RULE, deny, http, relay};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long nothing may pass in either direction: as long as an invocation may take.
-const IDLE: Duration = Duration::from_secs(15 * 60);
 
 /// Takes one connection through name, decision, log and relay.
 pub(super) async fn handle(stream: TcpStream, peer: SocketAddr, context: Arc<Context>) {
@@ -162,6 +161,7 @@ impl Flow {
 
 /// Lets it through until it ends, nothing passes for too long, or the log fails.
 async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Counters, requests: Requests) {
+    let silence = allowed.context.times.silence;
     let relay = async {
         match (allowed.route.tls(), allowed.route.protocol()) {
             (TlsMode::Inspect, _) => inspect(allowed, stream).await,
@@ -174,7 +174,7 @@ async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Co
     };
     let result = tokio::select! {
         result = relay => result,
-        () = idle(counters) => Err(format!("nothing passed for {} minutes", IDLE.as_secs() / 60)),
+        () = idle(counters, silence) => Err(format!("nothing passed for {} minutes", silence.as_secs() / 60)),
         // What an open connection goes on to send could not be accounted for.
         failure = allowed.context.log.failure() => Err(failure.to_string()),
     };
@@ -182,7 +182,7 @@ async fn relay(allowed: &Arc<Allowed>, stream: Counted<TcpStream>, counters: &Co
 }
 
 /// Resolves when nothing passed for long enough, which is noticed after twice that time at the latest.
-async fn idle(counters: &Counters) {
+async fn idle(counters: &Counters, silence: Duration) {
     let mut before = None;
     loop {
         let now = Some(counters.totals());
@@ -190,7 +190,7 @@ async fn idle(counters: &Counters) {
             return;
         }
         before = now;
-        tokio::time::sleep(IDLE).await;
+        tokio::time::sleep(silence).await;
     }
 }
 
@@ -199,9 +199,12 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
     let context = &allowed.context;
     let config = context.egress.leaves.server_config(&context.ca, to).map_err(|error| error.to_string())?;
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await;
-    let stream = handshake
-        .map_err(|_| "the TLS handshake took too long".to_owned())?
-        .map_err(|error| format!("TLS handshake with the function: {error}"))?;
+    let stream = handshake.map_err(|_| "the TLS handshake took too long".to_owned())?.map_err(|error| {
+        if speaks_no_http(&error) {
+            allowed.refuse_tls("alpn_not_http", &"the ClientHello offers other protocols (ALPN), and none is HTTP");
+        }
+        format!("TLS handshake with the function: {error}")
+    })?;
     let session = stream.get_ref().1;
     // Two readers of one hello: the TLS library must have found what was decided on.
     if session.server_name() != to.name().map(AsRef::as_ref) {
@@ -211,6 +214,13 @@ async fn inspect(allowed: &Arc<Allowed>, stream: Counted<TcpStream>) -> Result<(
         Some(b"h2") => http::serve_http2(stream, allowed).await,
         _ => http::serve_http1(stream, allowed, Requests::Many).await,
     }
+}
+
+/// Whether a handshake failed because the function offers protocols and none of ours (RFC 7301, section 3.2). The TLS
+/// library has sent the alert `no_application_protocol`.
+fn speaks_no_http(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(cause, Some(rustls::Error::NoApplicationProtocol))
 }
 
 async fn pass_through<S>(allowed: &Allowed, stream: S) -> Result<(), String>
@@ -224,14 +234,14 @@ where
     let (upstream, _place) = match allowed.context.upstream.dial(&allowed.route).await {
         Ok(upstream) => upstream,
         Err(error) => {
-            allowed.refuse_upstream(&error);
+            let _ = allowed.refuse_upstream(&error).await;
             deny::reset(stream.as_ref());
             return Err(error.to_string());
         }
     };
     relay::run(stream, upstream).await.map_err(|error| {
-        if error.get_ref().is_some_and(|error| error.is::<OtherHello>()) {
-            allowed.refuse_hello(&error);
+        if let Some(other) = error.get_ref().and_then(|error| error.downcast_ref::<OtherHello>()) {
+            allowed.refuse_tls(other.reason(), other);
         }
         error.to_string()
     })

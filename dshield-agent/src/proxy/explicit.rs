@@ -9,7 +9,8 @@ use std::time::Duration;
 use ::http::StatusCode;
 use bytes::{Buf, BytesMut};
 use dshield_common::destination::{AuthorityError, Destination};
-use dshield_common::log::entry::{Process, Refused};
+use dshield_common::log::entry::{Attempt, Process, Refused};
+use dshield_common::policy::remedy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -49,8 +50,8 @@ enum AskError {
     Authority(#[from] AuthorityError),
     #[error("CONNECT without a port")]
     NoPort,
-    #[error("the target and the Host header name different hosts")]
-    TwoHosts,
+    #[error("the target names {}:{} and the Host header {host}", .target.0.authority(), .target.1)]
+    TwoHosts { target: (Destination, u16), host: String },
     #[error("only http:// can be asked of a proxy in the clear; https:// takes CONNECT")]
     Scheme,
     #[error("a request that is not meant for a proxy")]
@@ -125,7 +126,8 @@ impl Asked {
         if let Some(host) = host {
             let (named, named_port) = parse(host)?;
             if named != to || named_port.or(default_port).is_some_and(|named| named != port) {
-                return Err(AskError::TwoHosts);
+                let host = named_port.map_or_else(|| named.to_string(), |port| format!("{}:{port}", named.authority()));
+                return Err(AskError::TwoHosts { target: (to, port), host });
             }
         }
         Ok(Self { to, port, way })
@@ -137,7 +139,7 @@ fn parse(authority: &[u8]) -> Result<(Destination, Option<u16>), AskError> {
 }
 
 impl AskError {
-    /// Nobody knows where it wanted to go. It wanted out all the same.
+    /// Mostly nobody knows where it wanted to go. It wanted out all the same.
     fn refused(&self, process: Option<Process>) -> Refused {
         Refused {
             layer: "connect".to_owned(),
@@ -146,10 +148,16 @@ impl AskError {
             rule: NO_RULE.to_owned(),
             let_through: false,
             connection: None,
-            attempt: None,
+            attempt: self.attempt(),
             process,
             count: None,
         }
+    }
+
+    /// Where the connection would have gone, where that could be read.
+    fn attempt(&self) -> Option<Attempt> {
+        let Self::TwoHosts { target: (to, port), .. } = self else { return None };
+        Some(Attempt { host: to.to_string(), port: Some(*port), method: None, path: None })
     }
 
     fn answer(&self, seq: Option<u64>) -> Answer {
@@ -158,8 +166,7 @@ impl AskError {
             reason: INVALID,
             error: self.to_string(),
             rule: NO_RULE.to_owned(),
-            hint: "send CONNECT host:port, or a request for http://host/; or do without a proxy, none is needed here"
-                .to_owned(),
+            hint: remedy::of_reason(INVALID, NO_RULE).unwrap_or_default(),
             seq,
         }
     }

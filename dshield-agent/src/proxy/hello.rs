@@ -68,7 +68,11 @@ impl HelloError {
 
 /// Reads a ClientHello from `stream`: what it says, and every byte that was read, to be sent on or parsed again.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Hello, Bytes), HelloError> {
-    tokio::time::timeout(TIMEOUT, read_hello(stream)).await.unwrap_or(Err(HelloError::Incomplete))
+    read_within(stream, TIMEOUT).await
+}
+
+async fn read_within(stream: &mut (impl AsyncRead + Unpin), time: Duration) -> Result<(Hello, Bytes), HelloError> {
+    tokio::time::timeout(time, read_hello(stream)).await.unwrap_or(Err(HelloError::Incomplete))
 }
 
 async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Hello, Bytes), HelloError> {
@@ -248,7 +252,7 @@ mod tests {
     }
 
     /// The same hello with one more extension at its end.
-    fn with_extension(bytes: &[u8], kind: u16, content: &[u8]) -> Vec<u8> {
+    pub(super) fn with_extension(bytes: &[u8], kind: u16, content: &[u8]) -> Vec<u8> {
         let mut message = bytes[RECORD_HEADER + MESSAGE_HEADER..].to_vec();
         let extension =
             [&kind.to_be_bytes()[..], &u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat();
@@ -339,6 +343,22 @@ mod tests {
         bytes[6] = 2;
         assert!(matches!(read_all(&bytes).await, Err(HelloError::Incomplete)));
         assert!(matches!(read_all(&hello("a.example")[..40]).await, Err(HelloError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn a_hello_that_does_not_come_whole_in_time_is_refused_however_it_dribbles() {
+        let bytes = hello("a.example");
+        let (mut client, mut server) = tokio::io::duplex(1);
+        let dribble = tokio::spawn(async move {
+            for byte in &bytes[..bytes.len() - 1] {
+                tokio::io::AsyncWriteExt::write_all(&mut client, &[*byte]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            std::future::pending::<()>().await
+        });
+        let read = read_within(&mut server, Duration::from_millis(100)).await;
+        assert_eq!(read.unwrap_err().reason(), "hello_incomplete");
+        dribble.abort();
     }
 
     proptest! {

@@ -26,6 +26,7 @@ use self::limits::Limits;
 use self::names::Names;
 pub use self::own::{OwnEgress, OwnError};
 pub use self::resolver::Resolver;
+use self::times::Times;
 use self::upstream::Upstream;
 use crate::instance::Instance;
 use crate::kernel::Sockets;
@@ -52,6 +53,9 @@ mod own;
 mod relay;
 mod resolver;
 mod tasks;
+#[cfg(test)]
+mod testing;
+mod times;
 mod trust;
 mod upstream;
 
@@ -104,6 +108,7 @@ struct Context {
     free: Arc<Semaphore>,
     /// And for requests: an HTTP/2 connection carries many, and each may need a connection upstream.
     turns: Arc<Semaphore>,
+    times: Times,
 }
 
 /// Serving one instance; dropping it closes every socket and connection of the instance.
@@ -164,7 +169,7 @@ impl Proxy {
         let egress = self.function(function.clone(), policy, Arc::default(), OWN_CONNECTIONS)?;
         let instance = Arc::new(Instance::agent(function));
         let refusals = Refusals::new(instance.clone(), self.log.clone());
-        Ok(OwnEgress::new(self.context(instance, egress, refusals, false)))
+        Ok(OwnEgress::new(Arc::new(self.context(instance, egress, refusals, false, Times::default()))))
     }
 
     /// Serves the proxy and DNS sockets of one instance.
@@ -179,7 +184,7 @@ impl Proxy {
         sockets: ServedSockets,
     ) -> Serving {
         let ServedSockets { proxy, explicit_proxy, dns_tcp, dns_udp, ipv6 } = sockets;
-        let context = self.context(instance, egress, refusals, ipv6);
+        let context = Arc::new(self.context(instance, egress, refusals, ipv6, Times::default()));
         let mut tasks = vec![
             tokio::spawn(accept(proxy, context.clone(), connection::handle)).abort_handle(),
             tokio::spawn(accept(explicit_proxy, context.clone(), explicit::handle)).abort_handle(),
@@ -195,11 +200,12 @@ impl Proxy {
         egress: Arc<FunctionEgress>,
         refusals: Arc<Refusals>,
         ipv6: bool,
-    ) -> Arc<Context> {
+        times: Times,
+    ) -> Context {
         let log_level = egress.log_level;
         let [free, turns] = [(); 2].map(|()| Arc::new(Semaphore::new(egress.connections)));
         let upstream = Upstream::new(egress.resolver.clone(), egress.connections);
-        Arc::new(Context {
+        Context {
             instance,
             egress,
             upstream,
@@ -213,7 +219,8 @@ impl Proxy {
             connections: self.connections.clone(),
             free,
             turns,
-        })
+            times,
+        }
     }
 }
 

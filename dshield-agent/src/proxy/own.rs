@@ -5,6 +5,7 @@
 //! no second way out for the agent.
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::Bytes;
@@ -41,6 +42,9 @@ pub enum OwnError {
     /// The other side was not reached, did not prove its name, or broke off.
     #[error("{0}")]
     Upstream(String),
+    /// The other side took too long.
+    #[error("it did not answer within {} seconds", .0.as_secs())]
+    Slow(Duration),
     /// The answer is longer than anything that makes sense.
     #[error("the answer has more than {0} bytes")]
     TooLong(usize),

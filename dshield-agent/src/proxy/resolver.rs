@@ -1,7 +1,7 @@
 //! Names to addresses: by the machine's own configuration, or by a name server that the policy names. Asked only for
 //! names that a rule allows.
 //!
-//! Answers are kept as long as their time to live says, and so are answers that there is nothing. The name asked is
+//! Answers are kept as long as their time to live says, within bounds, and so are answers that there is nothing. The name asked is
 //! absolute: the machine's search list has no part in it.
 use std::io;
 use std::net::IpAddr;
@@ -31,7 +31,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// Answers kept. A function may make names up below a wildcard, and whoever answers for them makes the answers large.
 const MAX_CACHED: u64 = 1024;
-/// Bounds on what an answer says of its own lifetime.
+/// Bounds on what an answer says of its own lifetime. The least is for answers that say 0: with them whoever answers
+/// for a name could give each connection another address (DNS rebinding), and would be asked, and so told, by each
+/// connection of a function. Every address is judged all the same, each time that it is dialled.
+const SHORTEST: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
 const SHORTEST_NEGATIVE: Duration = Duration::from_secs(5);
 const LONGEST_NEGATIVE: Duration = Duration::from_secs(60);
@@ -145,6 +148,7 @@ fn bounded(mut options: ResolverOpts) -> ResolverOpts {
     options.use_hosts_file = ResolveHosts::Never;
     options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
     options.cache_size = MAX_CACHED;
+    options.positive_min_ttl = Some(SHORTEST);
     options.positive_max_ttl = Some(LONGEST);
     options.negative_min_ttl = Some(SHORTEST_NEGATIVE);
     options.negative_max_ttl = Some(LONGEST_NEGATIVE);

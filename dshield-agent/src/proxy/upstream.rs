@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::http::Uri;
 use dshield_common::destination::Destination;
-use dshield_common::policy::{Route, SpkiPin, TlsMode};
+use dshield_common::policy::{Route, Rule, SpkiPin, TlsMode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -96,7 +96,8 @@ pub(super) struct Upstream {
     free: Arc<Semaphore>,
 }
 
-/// By rule, destination, port and dialect, so that no request ever travels on a connection that another rule made.
+/// By the request's rule, destination, port and dialect, so that no request ever travels on a connection that another
+/// rule's request made. Whom a connection trusts is the route's affair: the rules of one host and port agree about it.
 type Clients = Mutex<HashMap<(String, Destination, u16, Dialect), HttpClient>>;
 
 /// One of the connections that a function may have upstream; free again when it is dropped.
@@ -151,9 +152,9 @@ impl Upstream {
         Ok((dial::dial(&self.resolver, route).await?, place))
     }
 
-    /// The client for a decided route.
-    pub(super) fn client(&self, route: &Route, dialect: Dialect) -> Result<HttpClient, UpstreamError> {
-        let key = (route.rule_id().to_owned(), route.to.clone(), route.port, dialect);
+    /// The client for a request that `rule` allows on a decided route.
+    pub(super) fn client(&self, route: &Route, rule: &Rule, dialect: Dialect) -> Result<HttpClient, UpstreamError> {
+        let key = (rule.id.clone(), route.to.clone(), route.port, dialect);
         let mut clients = lock(&self.clients);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
@@ -335,7 +336,7 @@ mod tests {
         for i in 0..=2 * MAX_CLIENTS {
             let name = HostName::parse(&format!("n{i}.w.example")).unwrap();
             let route = deployment.policy.functions[0].route(&name.into(), 443).unwrap();
-            let _ = upstream.client(&route, Dialect::Any).unwrap();
+            let _ = upstream.client(&route, route.rule(), Dialect::Any).unwrap();
         }
         assert!(upstream.clients.lock().unwrap().len() <= MAX_CLIENTS);
     }

@@ -108,6 +108,33 @@ mod tests {
         }
     }
 
+    /// What a process without capabilities is refused anyway: that the filter refuses it too cannot be seen from inside.
+    #[test]
+    fn no_call_that_loads_code_into_the_kernel_is_allowed_on_any_architecture() {
+        for json in [include_str!("seccomp/x86_64.json"), include_str!("seccomp/aarch64.json")] {
+            let data: serde_json::Value = serde_json::from_str(json).unwrap();
+            let calls: Vec<_> = data["allowed"]["filter"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|rule| rule["syscall"].as_str().unwrap())
+                .collect();
+            assert_eq!((&data["allowed"]["match_action"], calls.contains(&"read")), (&"allow".into(), true));
+            for call in [
+                "kexec_load",
+                "kexec_file_load",
+                "init_module",
+                "finit_module",
+                "delete_module",
+                "bpf",
+                "process_vm_writev",
+                "perf_event_open",
+            ] {
+                assert!(!calls.contains(&call), "{call}");
+            }
+        }
+    }
+
     #[test]
     fn the_filters_of_this_architecture_compile() {
         let filters = Filter::compile_all().unwrap();

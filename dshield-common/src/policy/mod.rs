@@ -9,6 +9,7 @@
 //! * `witness`: who is told of the log's head
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
+//! * `lint`: what is allowed and rarely meant
 //! * [`remedy`]: from a refusal to what to change
 //! * `suggest`: from a log's refusals to the rules that are missing
 //! * `canonical`: from types to the text that is hashed
@@ -17,6 +18,7 @@ mod decide;
 mod denied;
 mod diagnostic;
 mod inject;
+mod lint;
 mod parse;
 mod path;
 mod rate;
@@ -32,6 +34,7 @@ pub use decide::{OBSERVE, Permit, Route};
 pub use denied::Denied;
 pub use diagnostic::{Diagnostic, Position};
 pub use inject::{Injection, SecretName, SecretNameError};
+pub use lint::Warning;
 pub use parse::{Positions, ReadCa};
 pub use path::PathPattern;
 pub use rate::{Rate, RateError};

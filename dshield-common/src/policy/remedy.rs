@@ -65,7 +65,13 @@ pub fn of_reason(reason: &str, rule: &str) -> Option<String> {
         "ambiguous_framing" => "send the request as RFC 9112 writes it; nothing that readers repair differently passes",
         "authority_invalid" => "send one Host header (HTTP/2: one :authority) with the host's name",
         "authority_mismatch" => "open a connection of its own for each host",
+        "alpn_not_http" => {
+            "let the client offer h2 or http/1.1 (ALPN), or write tls = \"passthrough\" in the rule if it speaks another protocol"
+        }
         "connect_inside" => "connect to the host directly",
+        "proxy_request_invalid" => {
+            "send CONNECT host:port, or a request for http://host/; or do without a proxy, none is needed here"
+        }
         "method_override" => "send the method as the request's own, and list it in `methods` of the rule",
         "target_invalid" => "send the path, from its first slash on",
         "target_too_long" => "shorten it; data belongs into the body or the query",

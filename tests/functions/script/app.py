@@ -10,7 +10,7 @@ import ssl
 import struct
 import time
 
-TYPES = {"A": 1, "TXT": 16, "AAAA": 28, "HTTPS": 65}
+TYPES = {"A": 1, "NULL": 10, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "SRV": 33, "SVCB": 64, "HTTPS": 65}
 
 
 def handler(event, context):

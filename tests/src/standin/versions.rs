@@ -1,9 +1,10 @@
 //! An upstream that speaks the HTTP versions that it is told to: streams, trailers, and other protocols after a 101.
 //!
-//! `GET /trailers` answers a body with a trailer, `/large` one of 8 MiB, `POST /back` gives the body back with its own trailers as fields,
+//! `GET /trailers` answers a body with a trailer, `/large` one of 8 MiB, `/packed` [`PACKED`] as it is, `POST /back` gives the body back with its own trailers as fields,
 //! `/switch` echoes bytes after a 101, and all else answers the version that was spoken. [`Versions::seen`] is what came.
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -19,6 +20,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls::Issued;
 use crate::background::Background;
+
+/// What `/packed` answers: gzip (RFC 1952).
+pub const PACKED: [u8; 62] = [
+    0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x2b, 0x48, 0x4c, 0xce, 0x4e, 0x4d, 0xd1, 0x51, 0x48,
+    0xcc, 0x4b, 0x51, 0xc8, 0xcb, 0x2f, 0x51, 0x28, 0xc9, 0x57, 0x48, 0x4a, 0x55, 0x28, 0xcd, 0x2b, 0x00, 0x8b, 0x2b,
+    0xe4, 0xe7, 0x29, 0x64, 0x96, 0x14, 0x2b, 0x94, 0x27, 0x56, 0x72, 0x15, 0xd0, 0x40, 0x25, 0x00, 0x5e, 0x51, 0xe7,
+    0x61, 0x7e, 0x00, 0x00, 0x00,
+];
+/// What it unpacks to: three times this.
+pub const UNPACKED: &str = "packed, and not to be unpacked on its way\n";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -43,6 +54,7 @@ pub struct Versions {
     addr: SocketAddr,
     ca_pem: String,
     record: Record,
+    connections: Arc<AtomicUsize>,
     _server: Background,
 }
 
@@ -55,10 +67,10 @@ impl Versions {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener.local_addr().expect("a bound socket has an address");
-        let record = Record::default();
-        let (tls, written) = (TlsAcceptor::from(Arc::new(config)), record.clone());
-        let server = Background::spawn("versions", move || accept(listener, tls, written));
-        Self { addr, ca_pem: authority.certificate.pem(), record, _server: server }
+        let (record, connections) = (Record::default(), Arc::new(AtomicUsize::new(0)));
+        let (tls, written, counted) = (TlsAcceptor::from(Arc::new(config)), record.clone(), connections.clone());
+        let server = Background::spawn("versions", move || accept(listener, tls, written, counted));
+        Self { addr, ca_pem: authority.certificate.pem(), record, connections, _server: server }
     }
 
     /// Where it listens.
@@ -73,6 +85,12 @@ impl Versions {
         &self.ca_pem
     }
 
+    /// How many TCP connections arrived, with or without a request.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     /// Every request that arrived, in order.
     #[must_use]
     pub fn seen(&self) -> Vec<Arrived> {
@@ -80,10 +98,11 @@ impl Versions {
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record) {
+async fn accept(listener: TcpListener, tls: TlsAcceptor, record: Record, connections: Arc<AtomicUsize>) {
     listener.set_nonblocking(true).expect("a socket can be made non-blocking");
     let listener = tokio::net::TcpListener::from_std(listener).expect("a listener of this process");
     while let Ok((stream, _)) = listener.accept().await {
+        connections.fetch_add(1, Ordering::Relaxed);
         let (tls, record) = (tls.clone(), record.clone());
         tokio::spawn(async move {
             let Ok(stream) = tls.accept(stream).await else { return };
@@ -111,6 +130,7 @@ async fn serve(request: Request<Incoming>, record: Record) -> Result<Response<Bo
     Ok(match request.uri().path() {
         "/trailers" => trailers(),
         "/large" => Response::new(Full::new(vec![b'x'; 8 << 20].into()).boxed_unsync()),
+        "/packed" => packed(),
         "/back" => back(request).await,
         "/switch" if request.headers().contains_key(header::UPGRADE) => switch(request),
         _ => Response::new(Full::new(text.into()).boxed_unsync()),
@@ -125,6 +145,15 @@ fn trailers() -> Response<Body> {
     let frames = frames.map(Ok::<_, Infallible>);
     let mut response = Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed_unsync());
     response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("grpc-status, set-cookie"));
+    response
+}
+
+/// With an invitation to go elsewhere (RFC 7838).
+fn packed() -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from_static(&PACKED)).boxed_unsync());
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    fields.insert(header::ALT_SVC, HeaderValue::from_static("h3=\":443\", h2=\"elsewhere.example:443\""));
     response
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `frames.py` makes the frames inside the function; the upstream speaks HTTP/1.1 and takes nothing but its plain form.
 mod floods;
+mod memory;
 mod rows;
 
 use dshield_tests::agent::{Agent, Egress, Function, Project};

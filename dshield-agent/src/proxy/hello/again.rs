@@ -18,9 +18,27 @@ const PIECE: usize = 16 << 10;
 const LONGEST_HELLO: u8 = 3;
 
 /// A later hello is not what the first one was allowed for.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a later ClientHello asks for something other than the first")]
-pub(in crate::proxy) struct OtherHello;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::proxy) enum OtherHello {
+    #[error("a later ClientHello has the server name {0}")]
+    Name(HostName),
+    #[error("a later ClientHello names no server (SNI)")]
+    NoName,
+    #[error("a later ClientHello hides another (ECH), whose name nobody sees")]
+    Hidden,
+    #[error("a later ClientHello cannot be read")]
+    Unreadable,
+}
+
+impl OtherHello {
+    /// The stable word for the log: that of a first hello which is refused for the same.
+    pub(in crate::proxy) fn reason(&self) -> &'static str {
+        match self {
+            Self::Name(_) | Self::NoName | Self::Unreadable => "sni_mismatch",
+            Self::Hidden => "encrypted_client_hello",
+        }
+    }
+}
 
 /// The connection, from its first byte on.
 #[derive(Debug)]
@@ -47,7 +65,7 @@ impl<S> SameHello<S> {
         }
         match self.held.get(RECORD_HEADER) {
             // What stands there then is not its content.
-            _ if [*high, *low] == [0, 0] => return Err(OtherHello),
+            _ if [*high, *low] == [0, 0] => return Err(OtherHello::Unreadable),
             None => return Ok(0),
             Some(&CLIENT_HELLO) => {}
             // The handshake has gone on, and no server takes a hello any more.
@@ -57,14 +75,16 @@ impl<S> SameHello<S> {
         let read = records.message(&self.held).map(|whole| whole.map(parse));
         let Hello { server_name, encrypted } = match read {
             Ok(None) => return Ok(0),
-            Ok(Some(hello)) => hello.map_err(|_| OtherHello)?,
+            Ok(Some(hello)) => hello.map_err(|_| OtherHello::Unreadable)?,
             Err(_) if records.message.get(1).is_some_and(|high| *high > LONGEST_HELLO) => return Ok(usize::MAX),
-            Err(_) => return Err(OtherHello),
+            Err(_) => return Err(OtherHello::Unreadable),
         };
-        if encrypted || server_name != self.name {
-            return Err(OtherHello);
+        match server_name {
+            _ if encrypted => Err(OtherHello::Hidden),
+            same if same == self.name => Ok(records.taken),
+            Some(other) => Err(OtherHello::Name(other)),
+            None => Err(OtherHello::NoName),
         }
-        Ok(records.taken)
     }
 }
 
@@ -116,18 +136,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SameHello<S> {
 mod tests {
     use tokio::io::AsyncReadExt;
 
-    use super::super::tests::{hello, in_records};
+    use super::super::tests::{hello, in_records, with_extension};
     use super::*;
 
-    /// What goes on of `parts`, cut into pieces, and whether it ended well.
-    async fn passed(parts: &[&[u8]], piece: usize) -> (Vec<u8>, bool) {
+    /// What goes on of `parts`, cut into pieces, and what ended it before its end.
+    async fn passed(parts: &[&[u8]], piece: usize) -> (Vec<u8>, Option<OtherHello>) {
         let sent = parts.concat();
         let (mut client, server) = tokio::io::duplex(piece);
         tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut client, &sent).await });
         let mut out = Vec::new();
         let name = HostName::parse("a.example").unwrap();
         let ended = SameHello::new(server, Some(name)).read_to_end(&mut out).await;
-        (out, ended.is_ok())
+        (out, ended.err().map(|error| error.downcast().unwrap()))
     }
 
     const CHANGE: &[u8] = &[20, 3, 3, 0, 1, 1];
@@ -138,15 +158,30 @@ mod tests {
         let (good, bad) = (hello("a.example"), hello("b.example"));
         for piece in [1, 7, 65536] {
             let parts: &[&[u8]] = &[&good, CHANGE, DATA, &in_records(&good, 9), DATA, DATA];
-            assert_eq!(passed(parts, piece).await, (parts.concat(), true));
+            assert_eq!(passed(parts, piece).await, (parts.concat(), None));
             // Nothing of it goes on, behind whatever else, and in whatever records.
             for between in [&[][..], CHANGE, DATA, &[CHANGE, DATA].concat()] {
                 let empty = [&[22, 3, 3, 0, 0][..], &bad].concat();
-                assert_eq!(passed(&[&good, between, &empty], piece).await, ([&good, between].concat(), false));
+                let (unreadable, other) =
+                    (OtherHello::Unreadable, OtherHello::Name(HostName::parse("b.example").unwrap()));
+                assert_eq!(
+                    passed(&[&good, between, &empty], piece).await,
+                    ([&good, between].concat(), Some(unreadable))
+                );
                 for bad in [bad.clone(), in_records(&bad, 1), in_records(&bad, 100)] {
-                    assert_eq!(passed(&[&good, between, &bad], piece).await, ([&good, between].concat(), false));
+                    let expected = ([&good, between].concat(), Some(other.clone()));
+                    assert_eq!(passed(&[&good, between, &bad], piece).await, expected);
                 }
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_second_hello_without_a_name_or_with_a_hidden_one_is_told_apart() {
+        let good = hello("a.example");
+        let hidden = with_extension(&good, 0xfe0d, &[0; 200]);
+        for (second, other) in [(hello("192.0.2.1"), OtherHello::NoName), (hidden, OtherHello::Hidden)] {
+            assert_eq!(passed(&[&good, &second], 100).await, (good.clone(), Some(other)));
         }
     }
 
@@ -157,7 +192,7 @@ mod tests {
         let key: &[u8] = &[22, 3, 3, 0, 5, 16, 0, 0, 1, 7];
         let end: &[u8] = &[22, 3, 3, 0, 5, 1, 99, 99, 99, 99];
         for parts in [&[&good, key, CHANGE, end, DATA][..], &[&good, CHANGE, end, DATA]] {
-            assert_eq!(passed(parts, 5).await, (parts.concat(), true));
+            assert_eq!(passed(parts, 5).await, (parts.concat(), None));
         }
     }
 }

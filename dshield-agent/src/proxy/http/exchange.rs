@@ -8,6 +8,8 @@ use dshield_common::log::entry::{Event, Phase, Record, Request as RequestEntry};
 use dshield_common::policy::{LogLevel, Rule};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::activity::{UnderWay, Waiting};
+use super::judge::BodyFault;
 use crate::log::LogError;
 use crate::proxy::Context;
 use crate::proxy::allowed::Allowed;
@@ -25,6 +27,11 @@ pub(super) struct Exchange {
     pub(super) counters: Arc<Counters>,
     pub(super) status: OnceLock<u16>,
     pub(super) error: OnceLock<String>,
+    /// What this end did not let through of a body. Kept here, because the error of an HTTP/2 client upstream does not
+    /// say which error of a body it was.
+    pub(super) fault: OnceLock<BodyFault>,
+    /// Among those of its connection.
+    under_way: UnderWay,
     /// Among the requests that the rule allows at a time.
     _place: Place,
     /// Among those of its instance.
@@ -32,12 +39,15 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    /// Begins it; the upstream is to answer until the end of what comes with it.
     pub(super) async fn begin<B>(
         connection: &Allowed,
         rule: &Rule,
         place: Place,
         request: &Request<B>,
-    ) -> Result<Arc<Self>, LogError> {
+    ) -> Result<(Arc<Self>, Waiting), LogError> {
+        // Also while it waits for its turn.
+        let (under_way, waiting) = connection.activity.begin();
         // Never closed.
         let turn = connection.context.turns.clone().acquire_owned().await.ok();
         let mut exchange = Self {
@@ -48,6 +58,8 @@ impl Exchange {
             counters: Arc::default(),
             status: OnceLock::new(),
             error: OnceLock::new(),
+            fault: OnceLock::new(),
+            under_way,
             _place: place,
             _turn: turn,
         };
@@ -68,20 +80,27 @@ impl Exchange {
                     exchange.begin = Some(pending.durable().await?);
                     Ok(Arc::new(exchange))
                 });
-                begun.await.unwrap_or(Err(LogError::Closed))
+                Ok((begun.await.unwrap_or(Err(LogError::Closed))?, waiting))
             }
             LogLevel::Connection => {
                 connection.logged().await?;
-                Ok(Arc::new(exchange))
+                Ok((Arc::new(exchange), waiting))
             }
         }
     }
 }
 
 impl Owner for Arc<Exchange> {
+    fn passed(&self) {
+        self.under_way.passed();
+    }
+
     fn broke_off(&self, error: &BodyError) {
         // What was wrong first explains the rest.
         let _ = self.error.set(error.to_string());
+        if let Some(fault) = BodyFault::of(error) {
+            let _ = self.fault.set(fault);
+        }
     }
 }
 

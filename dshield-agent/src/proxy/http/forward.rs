@@ -1,20 +1,22 @@
 //! An allowed request on its way upstream, and the answer on its way back. Nothing goes on that was not parsed.
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery, Uri};
 use ::http::{Request, Response, StatusCode, Version};
 use dshield_common::policy::{Rule, TlsMode};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
 use super::exchange::Exchange;
+use super::framing;
 use super::refusal::Answer;
 use super::tunnel::Wanted;
-use super::{framing, judge};
 use crate::log::LogError;
-use crate::proxy::allowed::Allowed;
-use crate::proxy::body::{self, Body, BodyError};
+use crate::proxy::allowed::{Allowed, Told};
+use crate::proxy::body::{self, Body};
 use crate::proxy::limits::Place;
 use crate::proxy::tasks::Tasks;
 use crate::proxy::upstream::{Dialect, UpstreamError};
@@ -40,20 +42,22 @@ pub(super) async fn request(
     mut request: Request<Incoming>,
     tunnels: Option<&Tasks>,
 ) -> Response<Body> {
-    let exchange = match Exchange::begin(connection, rule, place, &request).await {
-        Ok(exchange) => exchange,
+    let (exchange, _waiting) = match Exchange::begin(connection, rule, place, &request).await {
+        Ok(begun) => begun,
         Err(error) => return log_unavailable(&error, rule),
     };
     // HTTP/2 has no such requests: a connection is one for all of its streams.
     let tunnel = tunnels.and_then(|tasks| Some((tasks, Wanted::take(&mut request)?)));
     let dialect = if tunnel.is_some() { Dialect::Http1 } else { Dialect::Any };
     let result = async {
-        let client = connection.context.upstream.client(&connection.route, dialect).map_err(Failure::Upstream)?;
+        let client = connection.context.upstream.client(&connection.route, rule, dialect);
+        let client = client.map_err(Failure::Upstream)?;
         let mut request = remake(connection, request, &exchange, rule);
         if let Some((_, wanted)) = &tunnel {
             wanted.ask(request.headers_mut());
         }
-        client.request(request).await.map_err(Failure::from)
+        let limit = connection.context.times.answer;
+        timeout(limit, client.request(request)).await.map_err(|_| Failure::Slow(limit))?.map_err(Failure::from)
     };
     match (result.await, tunnel) {
         (Ok(response), Some((tasks, wanted))) if wanted.is_granted(&response) => {
@@ -176,6 +180,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 enum Failure {
     Upstream(UpstreamError),
     Http(hyper_util::client::legacy::Error),
+    /// The head of its answer was not whole in this time.
+    Slow(Duration),
     Switched,
 }
 
@@ -190,33 +196,21 @@ impl Failure {
         match self {
             Self::Upstream(error) => Some(error),
             Self::Http(error) => error.source()?.downcast_ref(),
-            Self::Switched => None,
+            Self::Slow(_) | Self::Switched => None,
         }
-    }
-
-    /// What this end did not let through of the request's body.
-    fn body(&self) -> Option<&BodyError> {
-        let Self::Http(error) = self else { return None };
-        let mut cause: Option<&dyn Error> = Some(error);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref() {
-                return Some(error);
-            }
-            cause = error.source();
-        }
-        None
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(error) = self.upstream() {
-            return error.fmt(f);
-        }
-        let Self::Http(error) = self else {
-            return f.write_str("the upstream switched protocols without being asked");
+        let mut cause: &dyn Error = match (self, self.upstream()) {
+            (_, Some(error)) | (Self::Upstream(error), None) => return error.fmt(f),
+            (Self::Slow(limit), None) => {
+                return write!(f, "the upstream sent no whole answer within {} s", limit.as_secs());
+            }
+            (Self::Switched, None) => return f.write_str("the upstream switched protocols without being asked"),
+            (Self::Http(error), None) => error,
         };
-        let mut cause: &dyn Error = error;
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
@@ -227,20 +221,18 @@ impl std::fmt::Display for Failure {
 async fn fail(exchange: Arc<Exchange>, connection: &Allowed, rule: &Rule, failure: &Failure) -> Response<Body> {
     let text = failure.to_string();
     let _ = exchange.error.set(text.clone());
-    if let Some(refusal) = failure.body().and_then(|error| judge::body(connection, rule, error)) {
-        return refusal.respond(connection).await;
+    if let Some(fault) = exchange.fault.get() {
+        return fault.refusal(connection, rule).respond(connection).await;
     }
-    if let Some(error) = failure.upstream() {
-        connection.refuse_upstream(error);
-    }
-    let reason = failure.upstream().and_then(UpstreamError::refusal).unwrap_or("upstream_unreachable");
-    Answer {
-        status: StatusCode::BAD_GATEWAY,
-        reason,
-        error: text,
-        rule: rule.id.clone(),
-        hint: "look at the upstream, or at the rule".to_owned(),
-        seq: None,
-    }
-    .response()
+    let refused = match failure.upstream() {
+        Some(error) => connection.refuse_upstream(error).await,
+        None => None,
+    };
+    let (status, reason) = match failure {
+        Failure::Slow(_) => (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout"),
+        _ => (StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+    };
+    let hint = "look at the upstream, or at the rule".to_owned();
+    let Told { reason, hint, seq } = refused.unwrap_or(Told { reason, hint, seq: None });
+    Answer { status, reason, error: text, rule: rule.id.clone(), hint, seq }.response()
 }

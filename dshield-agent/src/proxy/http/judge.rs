@@ -42,14 +42,31 @@ pub(super) fn request<B: ::http_body::Body>(
     Ok((rule, place))
 }
 
-/// What a body that was not let through means for its request; `None` where it just ended.
-pub(super) fn body(connection: &Allowed, rule: &Rule, error: &BodyError) -> Option<Refusal> {
-    let (status, reason, detail) = match error {
-        BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", error.to_string()),
-        BodyError::Http(error) => (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, Violation::behind(error)?.to_string()),
-    };
-    let detail = format!("request to {}: {detail}", connection.route.to);
-    Some(Refusal::of_traffic(status, reason, detail, rule.id.clone(), connection.attempt()))
+/// Why a body was not let through to its end, where that is a refusal.
+#[derive(Debug)]
+pub(super) struct BodyFault {
+    status: StatusCode,
+    reason: &'static str,
+    detail: String,
+}
+
+impl BodyFault {
+    /// `None` where it just ended.
+    pub(super) fn of(error: &BodyError) -> Option<Self> {
+        let (status, reason, detail) = match error {
+            BodyError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", error.to_string()),
+            BodyError::Http(error) => {
+                (StatusCode::BAD_REQUEST, refusal::AMBIGUOUS, Violation::behind(error)?.to_string())
+            }
+        };
+        Some(Self { status, reason, detail })
+    }
+
+    /// What it means for the request.
+    pub(super) fn refusal(&self, connection: &Allowed, rule: &Rule) -> Refusal {
+        let detail = format!("request to {}: {}", connection.route.to, self.detail);
+        Refusal::of_traffic(self.status, self.reason, detail, rule.id.clone(), connection.attempt())
+    }
 }
 
 /// One request on its connection.
@@ -116,9 +133,9 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let (to, port) = (&named.0, named.1.unwrap_or(default_port));
         let own_scheme = self.request.uri().scheme_str().is_none_or(|own| own.eq_ignore_ascii_case(scheme));
         if *to != route.to || port != route.port || !own_scheme {
-            let shown = named.1.map_or_else(|| to.to_string(), |port| format!("{to}:{port}"));
             let scheme = if own_scheme { "" } else { " under another scheme" };
-            let detail = format!("request for {shown}{scheme} on the connection to {}:{}", route.to, route.port);
+            let (named, own) = (shown(&named), shown(&(route.to.clone(), Some(route.port))));
+            let detail = format!("request for {named}{scheme} on the connection to {own}");
             return Err(self.refusal(StatusCode::MISDIRECTED_REQUEST, "authority_mismatch", detail));
         }
         Ok(())
@@ -138,7 +155,7 @@ impl<B: ::http_body::Body> Case<'_, B> {
             self.request.uri().authority().map(|authority| parse(authority.as_str().as_bytes())).transpose()?;
         match (host, target) {
             (Some(host), Some(target)) if host != target => {
-                Err("the request target and the Host header name different hosts".into())
+                Err(format!("the target names {} and the Host header {}", shown(&target), shown(&host)))
             }
             (Some(named), _) | (None, Some(named)) => Ok(named),
             (None, None) => Err("no Host header".into()),
@@ -202,6 +219,11 @@ impl<B: ::http_body::Body> Case<'_, B> {
         let (status, reason) = (StatusCode::PAYLOAD_TOO_LARGE, "request_too_large");
         Err(Box::new(Refusal::of_traffic(status, reason, detail, rule.id.clone(), self.attempt())))
     }
+}
+
+/// What a request says it is for, as people write it.
+fn shown((to, port): &(Destination, Option<u16>)) -> String {
+    port.map_or_else(|| to.to_string(), |port| format!("{}:{port}", to.authority()))
 }
 
 /// `_method`, in every spelling that a form decoder reads so.

@@ -23,7 +23,8 @@ fn host(name: &str) -> HostName {
     HostName::parse(name).unwrap()
 }
 
-/// `two.example` has an address of each family, `four.example` an IPv4 address, and the rest is not there. Of
+/// `two.example` has an address of each family, `four.example` an IPv4 address, `brief.example` one that is good for no
+/// time, and the rest is not there. Of
 /// `half.example` nobody says anything about IPv6.
 fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let question = Message::from_vec(question).unwrap();
@@ -32,16 +33,18 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let data = match (name.as_str(), query.query_type()) {
         ("half.example.", RecordType::AAAA) => return None,
         ("two.example.", RecordType::AAAA) => Some(RData::AAAA(AAAA("2001:db8::2".parse().unwrap()))),
-        ("two.example." | "four.example." | "half.example.", RecordType::A) => {
+        ("two.example." | "four.example." | "half.example." | "brief.example.", RecordType::A) => {
             Some(RData::A(A(Ipv4Addr::new(192, 0, 2, 2))))
         }
         _ => None,
     };
     let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
-    let known = ["two.example.", "four.example.", "half.example.", "none.example."].contains(&name.as_str());
+    let known =
+        ["two.example.", "four.example.", "half.example.", "brief.example.", "none.example."].contains(&name.as_str());
     reply.metadata.response_code = if known { ResponseCode::NoError } else { ResponseCode::NXDomain };
     reply.add_query(query.clone());
-    reply.answers.extend(data.map(|data| Record::from_rdata(query.name().clone(), 60, data)));
+    let lifetime = if name == "brief.example." { 0 } else { 60 };
+    reply.answers.extend(data.map(|data| Record::from_rdata(query.name().clone(), lifetime, data)));
     Some(reply.to_vec().unwrap())
 }
 
@@ -170,7 +173,7 @@ fn system(hosts: &str, resolv_conf: &str) -> (TempDir, Resolver) {
     (folder, Resolver(Source::System(Box::new(System::with_files(hosts_file, conf_file)))))
 }
 
-/// Port 53 of a loopback address that no other test has.
+/// Port 53 of a loopback address that no other test has, and how often it was asked for an IPv4 address.
 async fn name_server(last: u8) -> Option<Arc<AtomicUsize>> {
     let at = SocketAddr::from((Ipv4Addr::new(127, 92, 54, last), 53));
     let socket = match tokio::net::UdpSocket::bind(at).await {
@@ -185,7 +188,8 @@ async fn name_server(last: u8) -> Option<Arc<AtomicUsize>> {
     tokio::spawn(async move {
         let mut bytes = [0; 1232];
         while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
-            counted.fetch_add(1, Ordering::Relaxed);
+            let question = Message::from_vec(&bytes[..length]).unwrap();
+            counted.fetch_add((question.queries[0].query_type() == RecordType::A).into(), Ordering::Relaxed);
             if let Some(reply) = answer(&bytes[..length]) {
                 let _ = socket.send_to(&reply, from).await;
             }
@@ -204,6 +208,31 @@ async fn the_machines_hosts_come_first_and_its_search_list_has_no_part() {
     assert_eq!(asked.load(Ordering::Relaxed), 0);
     assert_answers(&resolver).await;
     assert!(matches!(texts(&resolver, "two").await, Err(ResolveError::NoSuchName)), "not two.example");
+}
+
+/// With each connection another address: what DNS rebinding is made of.
+#[tokio::test]
+async fn an_answer_that_says_it_is_good_for_no_time_is_kept_for_a_few_seconds() {
+    let Some(asked) = name_server(3).await else { return };
+    let (_folder, resolver) = system("", "nameserver 127.92.54.3\noptions timeout:1 attempts:1\n");
+    let ask = async || texts(&resolver, "brief.example").await.unwrap();
+    let since = std::time::Instant::now();
+    assert_eq!(ask().await, ["192.0.2.2"]);
+    let addresses = asked.load(Ordering::Relaxed);
+    while since.elapsed() < SHORTEST / 2 {
+        assert_eq!(ask().await, ["192.0.2.2"]);
+        tokio::time::sleep(SHORTEST / 20).await;
+    }
+    if since.elapsed() < SHORTEST {
+        assert_eq!(asked.load(Ordering::Relaxed), addresses);
+    }
+    let again = async {
+        while asked.load(Ordering::Relaxed) == addresses {
+            ask().await;
+            tokio::time::sleep(SHORTEST / 20).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), again).await.expect("it is not kept for good");
 }
 
 #[tokio::test]

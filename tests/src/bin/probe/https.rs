@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 use crate::actions::{Stop, bundle, step, text};
+use crate::grease;
 
-/// `host` is resolved (unless `address` is given), `sni` and `host_header` default to it.
+/// With `grease` the hello pretends to hide another. `host` is resolved (unless `address` is given), `sni` and `host_header` default to it.
 pub async fn request(event: &Value) -> Result<Value, Stop> {
     let host = text(event, "host")?;
     let or_host = |field: &str| event[field].as_str().unwrap_or(host);
@@ -22,7 +23,8 @@ pub async fn request(event: &Value) -> Result<Value, Stop> {
         }
     };
     let stream = step("connect", TcpStream::connect(target).await)?;
-    let tls = step("bundle", client::connector(&bundle()?))?;
+    let connector = if event["grease"] == true { grease::connector } else { client::connector };
+    let tls = step("bundle", connector(&bundle()?))?;
     let name = step("tls", ServerName::try_from(or_host("sni").to_owned()))?;
     let stream = step("tls", tls.connect(name, stream).await)?;
     let mut request = Request::builder()

@@ -4,6 +4,7 @@
 //! act, post the answer. Given an event as its argument it acts once and prints the
 //! answer; given `serve` it acts for plain HTTP. `{"failed": step, "why": text}` is the answer when a step did not work.
 mod actions;
+mod grease;
 mod https;
 mod serve;
 
