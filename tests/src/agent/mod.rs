@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use cleanup::{Leftovers, cgroup2};
 pub use footprint::{Footprint, resident_kib};
 pub use log::{Line, Log, in_words};
-pub use process::{StartError, binary};
+pub use process::{StartError, binary, copy_executable};
 pub use project::{Code, Egress, Function, Project};
 
 use crate::client::{self, Answer};

@@ -118,9 +118,7 @@ impl Code {
                     std::fs::write(folder.join(name), text).expect("the folder is ours");
                 }
             }
-            Self::Executable(from) => {
-                std::fs::copy(from, folder.join("bootstrap")).expect("the executable can be read");
-            }
+            Self::Executable(from) => super::copy_executable(from, &folder.join("bootstrap")),
         }
         let bootstrap = folder.join("bootstrap");
         if bootstrap.exists() {
