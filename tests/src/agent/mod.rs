@@ -27,7 +27,7 @@ use crate::wait;
 use process::Process;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(180);
 
 /// How to start an agent; see [`Agent::start`] for the ordinary way.
 #[derive(Clone, Debug)]
