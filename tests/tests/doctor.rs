@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use dshield_common::log::entry::Event;
 use dshield_tests::agent::{Agent, Function, Launch, Leftovers, Project, StartError, binary, copy_executable};
 use dshield_tests::built;
+use dshield_tests::port;
 use dshield_tests::requires::{require_root, requires, requires_built};
 use serde_json::{Value, json};
 
@@ -207,7 +208,7 @@ fn a_machine_whose_walls_do_not_stand_is_unfit() {
 #[test]
 fn run_refuses_to_serve_when_the_self_test_fails_and_leaves_nothing() {
     let Some(unwalled) = unwalled() else { return };
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port");
+    let free = port::free();
     let off = |walls: &str| Launch {
         binary: Some(unwalled.clone()),
         wrapper: vec!["env".into(), format!("DSHIELD_WALLS_OFF={walls}")],
