@@ -11,7 +11,7 @@ use rustls::ServerConfig;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -162,7 +162,10 @@ async fn over_https_a_server_that_proves_its_name_is_asked_and_answers_are_kept(
 
 #[tokio::test]
 async fn a_name_server_that_is_not_there_is_an_error_that_says_so() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Its port is taken, and nobody listens.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = nobody.local_addr().unwrap();
     let resolver = Resolver::new(&format!("tls://{closed}#{SERVER}").parse().unwrap()).unwrap();
     assert!(matches!(texts(&resolver, "two.example").await, Err(ResolveError::Server(_))));
 }
