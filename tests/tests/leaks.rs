@@ -45,10 +45,21 @@ fn cycle(agent: &Agent, count: usize, lanes: usize) {
 /// What the agent has when no instance is left and everything is prepared for the next ones.
 #[track_caller]
 fn at_rest(agent: &Agent) -> Footprint {
+    let pins = Path::new("/sys/fs/bpf").join(agent.name());
     let mut now = Footprint::default();
     let rested = wait::within(wait::PATIENCE, || {
         now = Footprint::of(agent);
-        (now.count("cgroup") == 1 && now.count("prepared namespace") == PREPARED).then_some(())
+        // The cgroup of an instance is not the last of it that goes.
+        let links = folders(&pins.join("links")).len() + PREPARED;
+        let all = [
+            ("cgroup", 1),
+            ("child", 0),
+            ("prepared namespace", PREPARED),
+            ("network namespace", PREPARED),
+            ("bpf link_id", links),
+        ];
+        let none = folders(&pins.join("instances")).is_empty();
+        (none && all.iter().all(|(what, count)| now.count(what) == *count)).then_some(())
     });
     assert!(rested.is_some(), "the agent does not come to rest: {now:#?}");
     now
