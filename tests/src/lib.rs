@@ -8,7 +8,7 @@
 //! * [`namespace`]: network namespaces to put them in.
 //! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
 //! * [`script`]: a function that runs the Python code in its event.
-//! * [`client`], [`load`], [`wait`], [`requires`]: HTTP, keep-alive load, deadlines, skipping.
+//! * [`client`], [`load`], [`port`], [`wait`], [`requires`]: HTTP, keep-alive load, ports, deadlines, skipping.
 //!
 //! A test describes a [`agent::Project`]; what comes out are answers, log entries and what arrived outside.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod client;
 pub mod load;
 pub mod nameserver;
 pub mod namespace;
+pub mod port;
 pub mod requires;
 pub mod scene;
 pub mod script;

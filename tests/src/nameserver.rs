@@ -51,19 +51,23 @@ impl NameServer {
         self.addresses_asked.load(Ordering::Relaxed)
     }
 
-    /// [`wrapper`] for this server.
+    /// [`wrapper`] for this server, which has longer to answer.
     #[must_use]
     pub fn wrapper(&self, folder: &Path) -> Vec<String> {
-        wrapper(self.address, folder)
+        asking(self.address, 5, folder)
     }
 }
 
-/// A [`crate::agent::Launch::wrapper`] under which the agent asks the name server at `address` and no other. It
-/// needs `unshare`, and `folder` for a file.
+/// A [`crate::agent::Launch::wrapper`] under which the agent asks the name server at `address` and no other, and waits
+/// for it for a second. It needs `unshare`, and `folder` for a file.
 #[must_use]
 pub fn wrapper(address: Ipv4Addr, folder: &Path) -> Vec<String> {
+    asking(address, 1, folder)
+}
+
+fn asking(address: Ipv4Addr, seconds: u32, folder: &Path) -> Vec<String> {
     let resolver = folder.join("resolv.conf");
-    let text = format!("nameserver {address}\noptions timeout:1 attempts:1\n");
+    let text = format!("nameserver {address}\noptions timeout:{seconds} attempts:1\n");
     std::fs::write(&resolver, text).expect("the folder is ours");
     let bind = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
     let line = ["unshare", "--mount", "--propagation", "private", "sh", "-c", bind, &resolver.to_string_lossy()];

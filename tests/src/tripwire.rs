@@ -1,7 +1,6 @@
 //! Listeners that nothing may reach: they stand where refused traffic would arrive if it got out.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
@@ -16,7 +15,7 @@ pub struct Arrival {
     pub transport: &'static str,
     /// Who sent it.
     pub from: SocketAddr,
-    /// The first bytes of it.
+    /// The first bytes of it; of a connection, none until they come.
     pub bytes: Vec<u8>,
 }
 
@@ -89,8 +88,11 @@ pub fn host_address() -> IpAddr {
     route().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.ip())
 }
 
-fn keep(arrivals: &Arrivals, arrival: Arrival) {
-    arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
+/// Says at which place it is kept.
+fn keep(arrivals: &Arrivals, arrival: Arrival) -> usize {
+    let mut arrivals = arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+    arrivals.push(arrival);
+    arrivals.len() - 1
 }
 
 fn watch_tcp(listener: TcpListener, arrivals: Arrivals) -> Background {
@@ -99,11 +101,13 @@ fn watch_tcp(listener: TcpListener, arrivals: Arrivals) -> Background {
         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener of this process");
         while let Ok((mut stream, from)) = listener.accept().await {
             let arrivals = Arc::clone(&arrivals);
+            // A connection without a byte has got out, too.
+            let place = keep(&arrivals, Arrival { transport: "tcp", from, bytes: Vec::new() });
             tokio::spawn(async move {
                 let mut bytes = vec![0; 4096];
-                let read = tokio::time::timeout(Duration::from_millis(500), stream.read(&mut bytes)).await;
-                bytes.truncate(read.ok().and_then(Result::ok).unwrap_or(0));
-                keep(&arrivals, Arrival { transport: "tcp", from, bytes });
+                let length = stream.read(&mut bytes).await.unwrap_or(0);
+                bytes.truncate(length);
+                arrivals.lock().unwrap_or_else(PoisonError::into_inner)[place].bytes = bytes;
             });
         }
     })
@@ -135,7 +139,8 @@ mod tests {
         TcpStream::connect(tripwire.tcp()).expect("it listens").write_all(b"over tcp").expect("it reads");
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a free port");
         socket.send_to(b"over udp", tripwire.udp()).expect("it listens");
-        wait::until("both arrivals", || (tripwire.arrivals().len() == 2).then_some(()));
+        let whole = |arrivals: Vec<Arrival>| arrivals.len() == 2 && arrivals.iter().all(|a| !a.bytes.is_empty());
+        wait::until("both arrivals", || whole(tripwire.arrivals()).then_some(()));
         let mut seen: Vec<_> = tripwire.arrivals().into_iter().map(|a| (a.transport, a.bytes)).collect();
         seen.sort();
         assert_eq!(seen, [("tcp", b"over tcp".to_vec()), ("udp", b"over udp".to_vec())]);

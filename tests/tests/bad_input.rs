@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dshield_tests::agent::{Agent, Code, Function, Launch, Leftovers, Project, StartError, binary, cgroup2};
+use dshield_tests::agent::{
+    Agent, Code, Function, Launch, Leftovers, Project, StartError, binary, cgroup2, copy_executable,
+};
 use dshield_tests::requires::{require_root, requires};
 use serde_json::json;
 
@@ -223,7 +225,7 @@ fn a_code_folder_that_is_a_file_or_cannot_be_read() {
     let project = Project::new().with(&Function::script("f", "#!/bin/sh\n"));
     let (config, secret) = (project.write(), project.folder().join("functions/f/secret"));
     let own = project.folder().join("dshield");
-    fs::copy(binary(), &own).expect("the binary can be read");
+    copy_executable(&binary(), &own);
     fs::create_dir(&secret).expect("the folder is ours");
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("ours");
     mode(project.folder(), 0o755);
@@ -327,7 +329,7 @@ fn not_root() {
     let project = good();
     let folder = project.folder();
     let own = folder.join("dshield");
-    std::fs::copy(binary(), &own).expect("the binary can be read");
+    copy_executable(&binary(), &own);
     let state = folder.join("nobodys");
     std::fs::create_dir(&state).expect("the folder is ours");
     for path in [folder, own.as_path()] {

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 
 use dshield_common::log::entry::{Event, PolicyInForce, Record};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Line, Log, Project, binary, cgroup2};
+use dshield_tests::port;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::wait;
 use serde_json::{Value, json};
@@ -182,10 +183,9 @@ fn invoke_tells_what_went_wrong_in_one_sentence_and_with_its_exit_code() {
     assert_eq!((unknown.0, unknown.1.as_str()), (Some(1), ""));
     assert!(unknown.2.contains("nativ") && unknown.2.contains("there are: native"), "{unknown:?}");
 
-    // Nothing listens at a port that was free a moment ago.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port");
+    let (_taken, closed) = port::closed();
     for arguments in [["invoke", "native"].as_slice(), &["logs"]] {
-        let url = format!("http://{free}");
+        let url = format!("http://{closed}");
         let nobody = dshield(&[arguments, &["--url", &url]].concat());
         assert_eq!((nobody.0, nobody.1.as_str()), (Some(1), ""), "{arguments:?}");
         assert!(nobody.2.contains(&url) && nobody.2.contains("dshield run"), "{nobody:?}");

@@ -82,7 +82,9 @@ fn bytes_and_datagrams_arrive_at_the_tripwire() {
         assert_eq!(answer["sent"], SECRET.len());
         expected += 1;
     }
-    wait::until("all of it", || (tripwire.arrivals().len() == expected).then_some(()));
+    let told = || tripwire.arrivals().iter().filter(|arrival| !arrival.bytes.is_empty()).count();
+    wait::until("all of it", || (told() == expected).then_some(()));
+    assert_eq!(tripwire.arrivals().len(), expected);
     assert!(tripwire.arrivals().iter().all(|arrival| arrival.bytes == SECRET.as_bytes()), "{:?}", tripwire.arrivals());
 }
 
@@ -123,6 +125,10 @@ socket.getaddrinfo = lambda host, port, *rest, **more: real('127.0.0.1', {}, *re
     assert_eq!(streamed["summary"], expected);
     let arrived: Vec<u64> = streamed["arrived_ms"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
     let spread = arrived.last().copied().unwrap_or(0) - arrived.first().copied().unwrap_or(0);
-    assert!(u128::from(spread) >= PAUSE.as_millis() * 8, "{arrived:?}");
+    // The first may be read late.
+    assert!(
+        arrived.len() > 10 && u128::from(spread) >= PAUSE.as_millis() * (arrived.len() / 2 - 1) as u128,
+        "{arrived:?}"
+    );
     assert_eq!(standin.seen().len(), 2);
 }

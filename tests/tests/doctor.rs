@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dshield_common::log::entry::Event;
-use dshield_tests::agent::{Agent, Function, Launch, Leftovers, Project, StartError, binary};
+use dshield_tests::agent::{Agent, Function, Launch, Leftovers, Project, StartError, binary, copy_executable};
 use dshield_tests::built;
+use dshield_tests::port;
 use dshield_tests::requires::{require_root, requires, requires_built};
 use serde_json::{Value, json};
 
@@ -207,7 +208,7 @@ fn a_machine_whose_walls_do_not_stand_is_unfit() {
 #[test]
 fn run_refuses_to_serve_when_the_self_test_fails_and_leaves_nothing() {
     let Some(unwalled) = unwalled() else { return };
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port");
+    let free = port::free();
     let off = |walls: &str| Launch {
         binary: Some(unwalled.clone()),
         wrapper: vec!["env".into(), format!("DSHIELD_WALLS_OFF={walls}")],
@@ -283,7 +284,7 @@ fn without_root_the_doctor_says_so_and_what_else_it_can_see() {
     // A copy, because `nobody` may not look into every folder above the build.
     let project = good();
     let own = project.folder().join("dshield");
-    std::fs::copy(binary(), &own).expect("the binary can be read");
+    copy_executable(&binary(), &own);
     for path in [project.folder(), own.as_path()] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
     }

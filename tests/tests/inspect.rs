@@ -3,7 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use dshield_tests::agent::{Agent, Function, Project, binary};
+use dshield_tests::agent::{Agent, Function, Project, binary, copy_executable};
 use dshield_tests::requires::{require_root, requires};
 use serde_json::{Value, json};
 
@@ -193,7 +193,7 @@ fn without_root_the_sentence_says_so() {
     // A copy, because `nobody` may not look into every folder above the build.
     let project = Project::new();
     let own = project.folder().join("dshield");
-    std::fs::copy(binary(), &own).expect("the binary can be read");
+    copy_executable(&binary(), &own);
     for path in [project.folder(), own.as_path()] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
     }

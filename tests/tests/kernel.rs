@@ -1,6 +1,7 @@
 //! What the kernel side promises the log: the right destination, the right process, and no refusal uncounted; and a
 //! log file from the future.
 use std::path::PathBuf;
+use std::time::Instant;
 
 use dshield_common::log::entry::{Connect, Event, Lifecycle, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Log, Project};
@@ -119,6 +120,7 @@ for _ in range(event['attempts']):
     except PermissionError:
         answer += 1
 ";
+    let begun = Instant::now();
     assert_eq!(run_with(&agent, "f", code, json!({"attempts": ATTEMPTS})), ATTEMPTS, "every one was refused");
     let counted = |log: &Log| -> u64 {
         let lost = log.events().map(|(_, event)| if let Event::Lost { count, .. } = event { *count } else { 0 });
@@ -126,13 +128,15 @@ for _ in range(event['attempts']):
         lost.sum::<u64>() + refused.sum::<u64>()
     };
     let log = agent.log_with("every refusal", |log| counted(log) >= ATTEMPTS);
+    // 32 of their own each second, and what they are folded to; however long it takes here.
+    let most = 500 + 40 * usize::try_from(begun.elapsed().as_secs()).expect("small");
     assert_eq!(counted(&log), ATTEMPTS, "none is counted twice");
     assert_eq!(log.verify(), Ok(()));
     let refused = log.refused("f");
     assert!(refused.iter().all(|refused| refused.reason == "udp_port" && refused.rule == "ds_sendmsg4"), "{log}");
     let process = refused[0].process.as_ref().expect("the kernel knows who asked");
     assert_eq!(process.comm, "python3");
-    assert!(log.lines.len() < 1_000, "{} entries", log.lines.len());
+    assert!(log.lines.len() < most, "{} entries", log.lines.len());
 }
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");

@@ -1,12 +1,14 @@
 //! `POST /2015-03-31/functions/{name}/invocations` answers as AWS Lambda does.
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use dshield_common::log::entry::{Event, Phase};
 use dshield_tests::agent::{Agent, Function, Log, Project};
 use dshield_tests::client::Answer;
 use dshield_tests::requires::require_root;
 use dshield_tests::scene::Scene;
+use dshield_tests::wait;
 use serde_json::{Value, json};
 
 /// Lambda's limit for a synchronous invocation.
@@ -105,23 +107,26 @@ fn a_large_event_below_the_limit_arrives_whole() {
 #[test]
 fn more_invocations_than_instances_get_429() {
     let Some((_project, agent)) = agent(Function::probe("native").concurrency(1)) else { return };
-    let busy = agent.invoke_aside("native", &json!({"do": "sleep", "ms": 3000}));
-    let _ = agent.log_with("the first invocation", |log| invocations(log, Phase::Begin) == 1);
+    let hold = ["/bin/sh", "-c", "until [ -e /tmp/go ]; do sleep 0.02; done"];
+    let busy = agent.invoke_aside("native", &json!({"do": "run", "argv": hold}));
+    let log = agent.log_with("the first invocation", |log| invocations(log, Phase::Begin) == 1);
     let answer = agent.invoke("native", &json!({"do": "echo"}));
     assert_eq!(answer.status, 429, "{}", answer.text());
     assert_eq!(error_type(&answer), "TooManyRequestsException");
+    std::fs::write(log.tmp().join("go"), "").expect("root may write there");
     let _ = busy.join();
     assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo", "the instance is free again");
 }
 
 #[test]
 fn a_function_over_its_time_is_stopped_and_the_next_call_gets_a_fresh_one() {
-    let Some((_project, agent)) = agent(Function::probe("native").timeout("1s")) else { return };
+    let Some((_project, agent)) = agent(Function::probe("native").timeout("3s")) else { return };
     let answer = agent.invoke("native", &json!({"do": "sleep", "ms": 60_000}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("x-amz-function-error"), Some("Unhandled"));
     let message = answer.json()["errorMessage"].as_str().unwrap_or_default().to_owned();
-    assert!(message.contains("timed out after 1.00 seconds"), "{message}");
+    let time = wait::scaled(Duration::from_secs(3)).as_secs_f64();
+    assert!(message.contains(&format!("timed out after {time:.2} seconds")), "{message}");
     assert_eq!(agent.call("native", &json!({"do": "echo"}))["do"], "echo");
     assert_eq!(outcomes(&agent.log())[0], "timeout");
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use dshield_tests::agent::{Agent, Egress, Footprint, Function, Project, resident_kib};
+use dshield_tests::client;
 use dshield_tests::requires::{require_root, requires};
 use dshield_tests::scene::allowed;
 use dshield_tests::standin::{NAME, Standin};
@@ -44,10 +45,21 @@ fn cycle(agent: &Agent, count: usize, lanes: usize) {
 /// What the agent has when no instance is left and everything is prepared for the next ones.
 #[track_caller]
 fn at_rest(agent: &Agent) -> Footprint {
+    let pins = Path::new("/sys/fs/bpf").join(agent.name());
     let mut now = Footprint::default();
     let rested = wait::within(wait::PATIENCE, || {
         now = Footprint::of(agent);
-        (now.count("cgroup") == 1 && now.count("prepared namespace") == PREPARED).then_some(())
+        // The cgroup of an instance is not the last of it that goes.
+        let links = folders(&pins.join("links")).len() + PREPARED;
+        let all = [
+            ("cgroup", 1),
+            ("child", 0),
+            ("prepared namespace", PREPARED),
+            ("network namespace", PREPARED),
+            ("bpf link_id", links),
+        ];
+        let none = folders(&pins.join("instances")).is_empty();
+        (none && all.iter().all(|(what, count)| now.count(what) == *count)).then_some(())
     });
     assert!(rested.is_some(), "the agent does not come to rest: {now:#?}");
     now
@@ -94,8 +106,14 @@ fn a_thousand_instances_leave_nothing_behind() {
     assert_eq!(standin.seen().len(), sent + 100, "every tenth instance sends an allowed request");
     // Measured: 1.0 to 2.6 MiB for the first thousand, 0.25 MiB for the fifth: what is known of an instance for five
     // seconds after its end, and the allocator's arenas. 4 KiB for each instance is a leak.
-    let grown = resident_kib(agent.pid()).saturating_sub(memory);
-    assert!(grown <= 4_096, "the agent has grown by {grown} KiB from {memory} KiB");
+    let first = resident_kib(agent.pid());
+    if first > memory + 4_096 {
+        // The second thousand tells: arenas that more threads at once needed are not needed again, and a leak goes on.
+        cycle(&agent, 1_000, 4);
+        settles(&agent, &before);
+        let second = resident_kib(agent.pid());
+        assert!(second <= first + 4_096, "the agent has grown from {memory} KiB to {first} KiB to {second} KiB");
+    }
 
     assert_eq!(agent.stop(), Some(0), "{}", agent.stderr());
     assert_eq!(agent.leftovers().found(), Vec::<String>::new());
@@ -107,6 +125,7 @@ fn two_hundred_instances_at_once_leave_nothing_behind() {
         return;
     }
     const ALL: usize = 200;
+    const WAVE: usize = 20;
     let project = Project::new().with(&Function::probe("native").concurrency(ALL as u32).timeout("5m"));
     let mut agent = Agent::start(&project);
     cycle(&agent, 16, 16);
@@ -114,16 +133,27 @@ fn two_hundred_instances_at_once_leave_nothing_behind() {
 
     let fill = || -> Vec<_> {
         let sleep = json!({"do": "sleep", "ms": 300_000});
-        let asleep = (0..ALL).map(|_| agent.invoke_aside("native", &sleep)).collect();
-        let alive = || agent.leftovers().processes().len() == ALL;
-        let all = wait::within(Duration::from_secs(120), || alive().then_some(()));
-        assert!(all.is_some(), "only {} instances", agent.leftovers().processes().len());
+        let mut asleep = Vec::new();
+        while asleep.len() < ALL {
+            // Not all at once: each has ten seconds to get ready, however many share the machine.
+            asleep.extend((0..WAVE).map(|_| agent.invoke_aside("native", &sleep)));
+            let alive = || agent.leftovers().processes().len() == asleep.len();
+            let all = wait::within(Duration::from_secs(120), || alive().then_some(()));
+            assert!(all.is_some(), "only {} instances", agent.leftovers().processes().len());
+        }
         asleep
     };
     let asleep = fill();
-    let full = Footprint::of(&agent);
-    for (what, each) in [("cgroup", 1), ("network namespace", 1), ("child", 1), ("bpf link_id", 1), ("pin", 3)] {
-        assert!(full.count(what) >= before.count(what) + each * ALL, "{what}: {full:?}");
+    let all = [("cgroup", 1), ("network namespace", 1), ("child", 1), ("bpf link_id", 1), ("pin", 3)];
+    let least = |what: &str, each: usize| before.count(what) + each * ALL;
+    let mut full = Footprint::default();
+    // What was at rest counts what is prepared, which is made again behind the last instance.
+    let _ = wait::within(wait::PATIENCE, || {
+        full = Footprint::of(&agent);
+        all.iter().all(|(what, each)| full.count(what) >= least(what, *each)).then_some(())
+    });
+    for (what, each) in all {
+        assert!(full.count(what) >= least(what, each), "{what}: {full:?}");
     }
     for pid in agent.leftovers().processes() {
         // All are init of a pid namespace of their own, which ends with them.
@@ -179,6 +209,7 @@ fn a_launch_that_fails_at_any_step_leaves_nothing_behind() {
     let mut agent = Agent::start(&project);
     cycle(&agent, 64, 16);
     let before = at_rest(&agent);
+    let exit = json!({"do": "exit", "code": 0}).to_string();
     for free in 3..20 {
         limit_descriptors(&agent, PLENTY);
         // It prepares again after a launch.
@@ -187,7 +218,10 @@ fn a_launch_that_fails_at_any_step_leaves_nothing_behind() {
         // The first ones take what is prepared and fail late; later ones find nothing, and fail while it is made.
         for _ in 0..=PREPARED {
             leave_descriptors(&agent, free);
-            let answer = agent.invoke("native", &json!({"do": "exit", "code": 0}));
+            // What is still being prepared may take the descriptor of the connection, which is then closed unheard.
+            let path = "/2015-03-31/functions/native/invocations";
+            let ask = || client::request(agent.address(), "POST", path, exit.clone(), wait::scaled(wait::PATIENCE));
+            let answer = wait::until("an answer", || ask().ok());
             let exited = answer.header("x-amz-function-error").is_some();
             assert!(exited || answer.status == 502, "with {free} descriptors: {} {}", answer.status, answer.text());
             settles(&agent, &before);

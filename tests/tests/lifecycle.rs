@@ -1,5 +1,6 @@
 //! Starting, stopping and standing side by side.
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use dshield_common::log::entry::{Event, Phase};
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
@@ -24,7 +25,7 @@ fn a_stopped_agent_leaves_nothing_behind() {
 
     assert_eq!(scene.agent.stop(), Some(0), "{}", scene.agent.stderr());
     assert_eq!(scene.agent.leftovers().found(), Vec::<String>::new());
-    let still: Vec<_> = namespaces.iter().filter(|link| in_use(link)).collect();
+    let still: Vec<_> = namespaces.iter().filter(|namespace| in_use(namespace)).collect();
     assert!(still.is_empty(), "network namespaces that a process still uses: {still:?}");
     let new: Vec<_> = self::mounts().into_iter().filter(|mount| !mounts.contains(mount)).collect();
     assert!(new.iter().all(|mount| !mount.contains(scene.agent.name())), "{new:?}");
@@ -109,20 +110,24 @@ fn a_restarted_agent_continues_its_log() {
     assert_eq!(boots, 2, "{log}");
 }
 
-/// The network namespaces of these processes, as `/proc` names them.
-fn namespaces(processes: &[i32]) -> Vec<PathBuf> {
-    let mut all: Vec<_> =
-        processes.iter().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()).collect();
-    let own = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
-    all.retain(|link| *link != own);
-    all.sort();
-    all.dedup();
+/// The network namespaces of these processes. They stay open: the kernel gives the number of one that is gone again, and
+/// another test's would be taken for it.
+fn namespaces(processes: &[i32]) -> Vec<File> {
+    let number = |file: &File| file.metadata().expect("it is open").ino();
+    let own = number(&File::open("/proc/self/ns/net").expect("it is mounted"));
+    let mut all: Vec<_> = processes.iter().filter_map(|pid| File::open(format!("/proc/{pid}/ns/net")).ok()).collect();
+    all.retain(|namespace| number(namespace) != own);
+    all.sort_by_key(number);
+    all.dedup_by_key(|namespace| number(namespace));
     all
 }
 
-fn in_use(namespace: &Path) -> bool {
+fn in_use(namespace: &File) -> bool {
+    let number = namespace.metadata().expect("it is open").ino();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|process| std::fs::read_link(process.path().join("ns/net")).ok()).any(|link| link == namespace)
+    processes
+        .filter_map(|process| std::fs::metadata(process.path().join("ns/net")).ok())
+        .any(|other| other.ino() == number)
 }
 
 fn mounts() -> Vec<String> {

@@ -10,7 +10,7 @@ fn agent(rule: &Egress) -> Option<(Project, Agent)> {
     if !require_root() || !requires("python3") {
         return None;
     }
-    let project = Project::new().with(&script::function("f").egress(rule));
+    let project = Project::new().with(&script::function("f").timeout("120s").egress(rule));
     let agent = Agent::start(&project);
     Some((project, agent))
 }

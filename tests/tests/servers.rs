@@ -1,10 +1,11 @@
 //! Real servers outside, and their own clients inside: git over HTTPS, WebSocket, PostgreSQL and Redis over raw TCP.
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use dshield_common::log::entry::Event;
 use dshield_tests::agent::{Agent, Code, Egress, Function, Log, Project};
+use dshield_tests::port;
 use dshield_tests::requires::{require_root, requires, requires_clients};
 use dshield_tests::standin::tls::Issued;
 use dshield_tests::wait;
@@ -26,8 +27,7 @@ impl Server {
     /// Starts what `command` makes of the folder and the port.
     fn start(command: impl FnOnce(&Path, u16) -> Command) -> Self {
         let folder = tempfile::Builder::new().prefix("server-").tempdir().expect("a temporary folder");
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let at = free.expect("a free port");
+        let at = port::free();
         let mut command = command(folder.path(), at.port());
         let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         let mut server = Self { process: process.expect("it can be started"), at, folder };

@@ -10,6 +10,7 @@ use dshield_tests::scene::{SECRET, Scene, allowed, allowed_but};
 use dshield_tests::script::{self, run, run_with};
 use dshield_tests::standin::{NAME, Standin};
 use dshield_tests::tripwire::Tripwire;
+use dshield_tests::wait;
 use serde_json::{Value, json};
 
 /// An agent with one function, `f`, that has these rules; `None` where the machine lacks something.
@@ -415,5 +416,7 @@ except ConnectionResetError:
     assert!(refused.connection.is_some(), "{log}");
     let both = format!("tls to {NAME}:443: a later ClientHello has the server name attacker.example");
     assert_eq!(refused.detail, both);
+    // The stand-in may accept it after the refusal has been read.
+    wait::until("the connection for the first hello", || (standin.connections() > 0).then_some(()));
     assert_eq!(standin.connections(), 1);
 }

@@ -222,11 +222,13 @@ fn an_answer_is_kept_as_long_as_it_says_and_no_longer() {
     if since.elapsed() < Duration::from_secs(TTL.into()) {
         assert_eq!(names.addresses_asked(), 1, "within its lifetime");
     }
+    // One more where the second question came too late for the first answer.
+    let before = names.addresses_asked();
     ask("b.kept.example");
-    assert_eq!(names.addresses_asked(), 2, "another name");
+    assert_eq!(names.addresses_asked(), before + 1, "another name");
     wait::until("a new question", || {
         ask("a.kept.example");
-        (names.addresses_asked() == 3).then_some(())
+        (names.addresses_asked() == before + 2).then_some(())
     });
     assert!(since.elapsed() >= Duration::from_secs(TTL.into()), "it was asked again before its time");
 }

@@ -9,7 +9,7 @@ use dshield_common::log::entry::{Event, Record, Subject};
 use dshield_common::log::line::SignedEntry;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use super::{ApiState, Deployed, serve};
@@ -127,7 +127,8 @@ def handler(event, context):
         api.invoke("echo", "X-Amz-Invocation-Type: DryRun\r\n", "{}").await,
         (204, String::new(), String::new())
     );
-    let slow = api.invoke("echo", "X-Amz-Invocation-Type: Event\r\n", "{\"sleep\": 0.5}").await;
+    // Longer than the test: the process ends with its pool.
+    let slow = api.invoke("echo", "X-Amz-Invocation-Type: Event\r\n", "{\"sleep\": 30}").await;
     assert_eq!(slow, (202, String::new(), String::new()));
     let refused = api.invoke("echo", "", "{}").await;
     let body =
@@ -488,8 +489,10 @@ async fn the_command_line_client_understands_the_answers() {
     let client = Client::new(&format!("http://{}", api.address)).unwrap();
     let response = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap();
     assert_eq!(client.body(response).await.unwrap(), "ok\n");
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let client = Client::new(&format!("http://{nobody}")).unwrap();
+    // Its port is taken, and nobody listens.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let client = Client::new(&format!("http://{}", nobody.local_addr().unwrap())).unwrap();
     let error = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }));
     assert!(error.to_string().contains("dshield run"), "{error}");

@@ -61,7 +61,11 @@ pub enum ResolveError {
 }
 
 /// Who is asked, with what was answered.
-pub struct Resolver(Source);
+pub struct Resolver {
+    source: Source,
+    /// [`RESOLUTION_DELAY`]; tests have no hurry.
+    delay: Duration,
+}
 
 enum Source {
     System(Box<System>),
@@ -80,7 +84,7 @@ impl Resolver {
     /// [`Resolver::new`], with these anchors for the name server's certificate.
     fn with_roots(from: &UpstreamResolver, roots: RootCertStore) -> io::Result<Self> {
         let (server, protocol) = match from {
-            UpstreamResolver::System => return Ok(Self(Source::System(Box::default()))),
+            UpstreamResolver::System => return Ok(Self::of(Source::System(Box::default()))),
             UpstreamResolver::Tls(server) => (server, ProtocolConfig::Tls { server_name: name(server) }),
             UpstreamResolver::Https(server, path) => {
                 (server, ProtocolConfig::Https { server_name: name(server), path: path.as_str().into() })
@@ -91,7 +95,11 @@ impl Resolver {
         let server = NameServerConfig::new(server.address.ip(), true, vec![connection]);
         let config = ResolverConfig::from_name_servers(vec![server]);
         let resolver = build(config, ResolverOpts::default(), Some(tls(roots)?)).map_err(io::Error::other)?;
-        Ok(Self(Source::Server(Arc::new(resolver))))
+        Ok(Self::of(Source::Server(Arc::new(resolver))))
+    }
+
+    fn of(source: Source) -> Self {
+        Self { source, delay: RESOLUTION_DELAY }
     }
 
     /// The addresses of `name`, at least one, each once.
@@ -100,14 +108,14 @@ impl Resolver {
     /// See [`ResolveError`].
     pub(super) async fn addresses(&self, name: &HostName) -> Result<Vec<IpAddr>, ResolveError> {
         let absolute = absolute(name)?;
-        let resolver = match &self.0 {
+        let resolver = match &self.source {
             Source::Server(resolver) => resolver.clone(),
             Source::System(system) => match system.look(&absolute) {
                 system::Found::InHosts(addresses) => return Ok(addresses),
                 system::Found::Ask(resolver) => resolver?,
             },
         };
-        let lookup = both_families(&resolver, &absolute);
+        let lookup = both_families(&resolver, &absolute, self.delay);
         tokio::time::timeout(TIMEOUT, lookup).await.unwrap_or(Err(ResolveError::Timeout))
     }
 }
@@ -157,7 +165,7 @@ fn bounded(mut options: ResolverOpts) -> ResolverOpts {
 
 /// Asks for both families at once. Where one has answered with addresses, the other gets a moment more, so that a name
 /// server that ignores questions for IPv6 does not hold everything up.
-async fn both_families(resolver: &TokioResolver, name: &Name) -> Result<Vec<IpAddr>, ResolveError> {
+async fn both_families(resolver: &TokioResolver, name: &Name, delay: Duration) -> Result<Vec<IpAddr>, ResolveError> {
     let ask = |kind| one_family(resolver, name, kind);
     let (asked_v6, asked_v4) = (ask(RecordType::AAAA), ask(RecordType::A));
     tokio::pin!(asked_v6, asked_v4);
@@ -167,7 +175,7 @@ async fn both_families(resolver: &TokioResolver, name: &Name) -> Result<Vec<IpAd
         tokio::select! {
             answer = &mut asked_v6, if v6.is_none() => v6 = Some(answer),
             answer = &mut asked_v4, if v4.is_none() => v4 = Some(answer),
-            () = tokio::time::sleep(RESOLUTION_DELAY), if found => break,
+            () = tokio::time::sleep(delay), if found => break,
         }
     }
     merged([v6, v4])

@@ -1,4 +1,5 @@
 //! Real functions in real processes for tests: on loopback, without a sandbox.
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -169,7 +170,16 @@ pub(crate) fn processes(count: Count) -> Launcher {
             process.args(command.argv[1..].iter().map(|word| here(word)));
             process.env_clear().envs(environment(&function)).env("LAMBDA_TASK_ROOT", code);
             process.env("AWS_LAMBDA_RUNTIME_API", runtime_api.local_addr().unwrap().to_string());
-            let mut child = process.kill_on_drop(true).spawn().unwrap();
+            process.kill_on_drop(true);
+            let mut child = loop {
+                match process.spawn() {
+                    // Until it executes, a child that another test starts has the file open that was just written.
+                    Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                    spawned => break spawned.unwrap(),
+                }
+            };
 
             let (ended, exit) = watch::channel(None);
             let (kill, killed) = oneshot::channel::<()>();

@@ -32,6 +32,15 @@ def failure(action, *arguments, **options):
         return errno.errorcode.get(getattr(error, "errno", None), type(error).__name__)
 
 
+def again(action):
+    """Does it once more where the connection was closed without a word: a refused one is asked for a second only what it
+    speaks, and this process may have been held up for as long."""
+    try:
+        return action()
+    except ConnectionError:
+        return action()
+
+
 def exactly(stream, length):
     data = b""
     while len(data) < length:

@@ -1,8 +1,9 @@
 //! The signed log, fetched page by page through the API.
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use dshield_common::log::entry::{Connect, Entry, Event, Phase, Record, Refused, Request};
+use dshield_common::log::entry::{Connect, Entry, Event, Lifecycle, Phase, Record, Refused, Request};
 use dshield_common::log::line::SignedEntry;
 use dshield_verify::log::{Expectations, LogKey, verify_lines};
 
@@ -81,6 +82,17 @@ impl Log {
             Event::Request(request) if request.phase == Phase::Begin => Some(request),
             _ => None,
         })
+    }
+
+    /// The `/tmp` of the first instance, for a file that says to go on. Panics when there was no instance.
+    #[must_use]
+    #[track_caller]
+    pub fn tmp(&self) -> PathBuf {
+        let pid = self.events().find_map(|(_, event)| match event {
+            Event::Function(Lifecycle { phase: Phase::Begin, pid, .. }) => Some(*pid),
+            _ => None,
+        });
+        PathBuf::from(format!("/proc/{}/root/tmp", pid.expect("an instance was started")))
     }
 
     fn of<T>(&self, function: &str, pick: impl Fn(&Event) -> Option<&T>) -> Vec<&T> {

@@ -19,7 +19,7 @@ use serde_json::Value;
 pub use cleanup::{Leftovers, cgroup2};
 pub use footprint::{Footprint, resident_kib};
 pub use log::{Line, Log, in_words};
-pub use process::{StartError, binary};
+pub use process::{StartError, binary, copy_executable};
 pub use project::{Code, Egress, Function, Project};
 
 use crate::client::{self, Answer};
@@ -27,7 +27,7 @@ use crate::wait;
 use process::Process;
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(180);
 
 /// How to start an agent; see [`Agent::start`] for the ordinary way.
 #[derive(Clone, Debug)]

@@ -163,3 +163,16 @@ pub fn binary() -> PathBuf {
     crate::built("dshield")
         .expect("no `dshield` beside this test: run `cargo build` first (`cargo xtask test` does), or set DSHIELD_BIN")
 }
+
+/// Copies a program that will be run as `to`.
+///
+/// Another process does it: a child that another thread starts meanwhile has, until it executes, every file that this
+/// process is writing, and whoever runs a file that somebody may write gets ETXTBSY (execve(2)).
+///
+/// # Panics
+/// When it cannot be copied.
+#[track_caller]
+pub fn copy_executable(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().expect("coreutils are there");
+    assert!(copied.success(), "{} cannot be copied to {}", from.display(), to.display());
+}

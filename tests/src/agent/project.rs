@@ -2,10 +2,15 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::standin::{NAME, Standin};
+use crate::wait;
+
+/// A function's timeout, unless its policy has another.
+const TIMEOUT: &str = "30s";
 
 /// A temporary folder with everything an agent needs; removed when dropped.
 #[derive(Debug)]
@@ -44,6 +49,11 @@ impl Project {
     #[must_use]
     pub fn with(mut self, function: &Function) -> Self {
         let code = function.code.put(self.folder.path().join("functions").join(&function.name));
+        let mut function = function.clone();
+        // What the policy means where it says nothing is not enough where deadlines are longer.
+        if patient(TIMEOUT) != TIMEOUT && !function.settings.contains("timeout = ") {
+            function = function.timeout(TIMEOUT);
+        }
         let _ = write!(
             self.functions,
             "\n[[function]]\nname = {}\nruntime = {}\ncode = {}\n{}{}",
@@ -118,9 +128,7 @@ impl Code {
                     std::fs::write(folder.join(name), text).expect("the folder is ours");
                 }
             }
-            Self::Executable(from) => {
-                std::fs::copy(from, folder.join("bootstrap")).expect("the executable can be read");
-            }
+            Self::Executable(from) => super::copy_executable(from, &folder.join("bootstrap")),
         }
         let bootstrap = folder.join("bootstrap");
         if bootstrap.exists() {
@@ -177,10 +185,10 @@ impl Function {
         self.set("handler", &quote(handler))
     }
 
-    /// `timeout`, such as `3s`.
+    /// `timeout`, in whole seconds or minutes such as `3s`; [`wait::scaled`], as far as a policy allows.
     #[must_use]
     pub fn timeout(self, timeout: &str) -> Self {
-        self.set("timeout", &quote(timeout))
+        self.set("timeout", &quote(&patient(timeout)))
     }
 
     /// `concurrency`.
@@ -273,6 +281,16 @@ impl Egress {
     }
 }
 
+/// A function's timeout where deadlines are longer; as it was given where they are not.
+fn patient(timeout: &str) -> String {
+    let longest = Duration::from_secs(15 * 60);
+    let (number, unit) = timeout.split_at(timeout.len() - 1);
+    let seconds: u64 = number.parse().unwrap_or_else(|_| panic!("{timeout:?} is not in whole seconds or minutes"));
+    let given = Duration::from_secs(if unit == "m" { 60 * seconds } else { seconds });
+    let scaled = wait::scaled(given);
+    if scaled == given { timeout.to_owned() } else { format!("{}s", scaled.min(longest).as_secs()) }
+}
+
 /// A TOML basic string. JSON's escapes are a subset of TOML's.
 fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
@@ -289,9 +307,10 @@ mod tests {
         let project = Project::new().with(&function);
         let code = project.folder().join("functions/f");
         assert!(code.join("app.py").is_file());
+        let timeout = patient("3s");
         let expected = format!(
             "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \"{}\"\nhandler = \"app.handler\"\n\
-             timeout = \"3s\"\nenv = {{ \"A\" = \"say \\\"b\\\"\" }}\n\n[[function.egress]]\n\
+             timeout = \"{timeout}\"\nenv = {{ \"A\" = \"say \\\"b\\\"\" }}\n\n[[function.egress]]\n\
              host = \"api.anthropic.com\"\nmethods = [\"POST\"]\npaths = [\"/v1/messages\", \"/v1/x*\"]\n",
             code.display()
         );

@@ -11,7 +11,7 @@ use crate::client::{self, Error};
 
 /// Posts `body_bytes` over each of so many connections, one request after the other, until the time is over. It
 /// begins when all are open. Each request goes to `path` followed by `<connection>-<number>`, so that it can be found
-/// again.
+/// again. Each connection is used at least once.
 pub(super) async fn run(
     dialler: &Dialler,
     path: &str,
@@ -55,7 +55,7 @@ async fn drive(
     latencies: &mut Vec<u64>,
 ) -> Result<(), Error> {
     let mut count = 0_u64;
-    while Instant::now() < until {
+    loop {
         let request = Request::post(format!("{path}{count}")).header("host", host).body(Full::new(body.clone()))?;
         let sent = Instant::now();
         let answer = client::send(sender, request).await?;
@@ -64,6 +64,8 @@ async fn drive(
         }
         latencies.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
         count += 1;
+        if Instant::now() >= until {
+            return Ok(());
+        }
     }
-    Ok(())
 }

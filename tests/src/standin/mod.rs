@@ -227,7 +227,9 @@ mod tests {
         let words: String = data.iter().filter_map(|event| event["delta"]["text"].as_str()).collect();
         assert_eq!(words, "A text of 3 words that begins with: one two three");
         let (first, last) = (answer.chunks[0].0, answer.chunks[answer.chunks.len() - 1].0);
-        assert!(last - first >= PAUSE * 10, "everything came at once: {:?}", answer.chunks);
+        // The first may be read late.
+        let least = PAUSE * u32::try_from(kinds.len() / 2 - 1).expect("small");
+        assert!(last - first >= least, "everything came at once: {:?}", answer.chunks);
     }
 
     #[test]

@@ -67,7 +67,12 @@ fn an_upstream_that_does_not_prove_its_name_gets_not_one_byte() {
         return;
     }
     let rows: Vec<Row> = rows::refused().into_iter().chain(openssl::refused()).collect();
-    let (_project, agent) = start(&rows);
+    // Beyond 32 a second, the refusals of one instance share an entry.
+    rows.chunks(20).for_each(unproven);
+}
+
+fn unproven(rows: &[Row]) {
+    let (_project, agent) = start(rows);
     let answers: Vec<Value> = rows.iter().map(|row| post(&agent, &row.host)).collect();
     let refused = |log: &Log, host: &str| {
         log.refused("f").iter().any(|refused| {

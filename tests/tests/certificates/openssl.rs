@@ -1,11 +1,12 @@
 //! The rows that need OpenSSL: old signatures and keys to make, old protocols to speak.
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use dshield_tests::port;
 use dshield_tests::standin::origin::Origin;
 use dshield_tests::standin::tls::server_config;
 use dshield_tests::wait;
@@ -73,8 +74,7 @@ pub struct Server {
 
 impl Server {
     fn start(folder: Folder, options: &[&str]) -> Self {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
-        let addr = free.expect("a free port");
+        let addr = port::free();
         let got = File::create(folder.path().join("got")).expect("the folder is ours");
         let process = Command::new("openssl")
             .args(["s_server", "-quiet", "-cert", "leaf.pem", "-key", "leaf.key", "-accept", &addr.to_string()])

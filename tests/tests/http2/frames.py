@@ -118,8 +118,8 @@ def attempt(data, streams=(1,)):
     def done(seen):
         return seen.goaway or all(one in seen.ended or str(one) in seen.resets for one in streams)
 
-    seen.read(2, done)
+    seen.read(20, done)
     if not seen.closed and not seen.goaway:
         failure(stream.sendall, frame(PING, 0, 0, b"12345678"))
-    seen.read(2, lambda seen: seen.pongs or seen.goaway)
+    seen.read(20, lambda seen: (seen.pongs and done(seen)) or seen.goaway)
     return seen.answer()

@@ -39,12 +39,14 @@ def talk(stream):
         # A connection that was reset still has its answer.
         failure(stream.sendall, data)
     send(event['row'].encode('latin-1'))
+    # A head that has no end waits for what follows. An answer that comes later finds it sent already, which changes nothing.
     read(2, lambda: got)
     # An answer that closes says so with its end, a moment later.
     read(0.15, lambda: False)
     if end is None:
         send(event['after'].encode('latin-1'))
-        read(5, lambda: False)
+        # It always ends by itself.
+        read(20, lambda: False)
     return {'got': got.decode('latin-1'), 'end': end}
 if event['tls']:
     stream = secure(event['host'])

@@ -364,14 +364,22 @@ mod tests {
         let ledger = Arc::new(Ledger::default());
         let (mut client, server) = duplex(piece);
         let bytes = sent.as_bytes().to_vec();
-        let writer = tokio::spawn(async move {
-            let _ = client.write_all(&bytes).await;
-            client
-        });
+        // The stream ends behind it.
+        let writer = tokio::spawn(async move { client.write_all(&bytes).await });
         let mut guard = Guard::new(server, ledger.clone());
         let mut out = Vec::new();
-        let ended = guard.read_to_end(&mut out);
-        let ended = tokio::time::timeout(Duration::from_millis(300), ended).await.unwrap_or(Ok(0)).map(drop);
+        let ended = async {
+            while !matches!(guard.at, Position::Refused) || guard.ready > 0 {
+                if guard.read_buf(&mut out).await? == 0 {
+                    return Ok(());
+                }
+            }
+            // There is no end behind a refusal, and nothing else.
+            let more = tokio::time::timeout(Duration::from_millis(300), guard.read_buf(&mut out)).await;
+            assert!(more.is_err(), "{more:?}");
+            Ok(())
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(30), ended).await.expect("all of it in time");
         writer.abort();
         (String::from_utf8(out).unwrap(), ledger, ended)
     }

@@ -207,12 +207,13 @@ async fn a_timeout_stops_the_instance_and_the_next_event_gets_a_new_one() {
     needs!(source);
     let log = log();
     let mut function = function("f", &source);
-    function.spec.timeout = Duration::from_millis(500);
+    // Long enough for the next event, too.
+    function.spec.timeout = Duration::from_secs(3);
     let (pool, count) = pool(function, &log);
     let outcome = invoke(&pool, json!({"sleep": 60})).await;
     assert_eq!(outcome.ending, Ending::Timeout);
     let expected = json!({
-        "errorType": "Sandbox.Timedout", "errorMessage": "RequestId: r-1 Error: Task timed out after 0.50 seconds"
+        "errorType": "Sandbox.Timedout", "errorMessage": "RequestId: r-1 Error: Task timed out after 3.00 seconds"
     });
     assert_eq!(parsed(&outcome), expected);
     // At once, with a concurrency of one: it waits for the stopped instance to be gone.
