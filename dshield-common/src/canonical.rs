@@ -18,9 +18,16 @@ pub const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 /// When it holds a number other than an integer within ±[`MAX_SAFE_INTEGER`], or cannot be turned into JSON at all.
 /// A NaN or an infinity is `null` to `serde_json` and so never seen here: keep floats out of canonical types.
 pub fn to_canonical_json<T: Serialize + ?Sized>(value: &T) -> Result<String, CanonicalError> {
-    let value = serde_json::to_value(value).map_err(CanonicalError::NotJson)?;
-    let mut out = String::with_capacity(256);
-    write_value(&value, &mut out)?;
+    canonical_text(&serde_json::to_value(value).map_err(CanonicalError::NotJson)?)
+}
+
+/// [`to_canonical_json`] of what is JSON already.
+///
+/// # Errors
+/// When it holds a number other than an integer within ±[`MAX_SAFE_INTEGER`].
+pub fn canonical_text(value: &Value) -> Result<String, CanonicalError> {
+    let mut out = String::with_capacity(512);
+    write_value(value, &mut out)?;
     Ok(out)
 }
 
@@ -97,8 +104,11 @@ fn write_value(value: &Value, out: &mut String) -> Result<(), CanonicalError> {
         }
         Value::Object(map) => {
             let mut members: Vec<(&String, &Value)> = map.iter().collect();
-            // UTF-16 code units, not code points: U+10000 and above sort before U+E000 (RFC 8785, 3.2.3).
-            members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+            // UTF-16 code units, not code points: U+10000 and above sort before U+E000 (RFC 8785, 3.2.3). The map has
+            // them by code point, which is the same for ASCII.
+            if !members.iter().all(|(key, _)| key.is_ascii()) || !members.is_sorted_by_key(|(key, _)| *key) {
+                members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
+            }
             out.push('{');
             for (index, (key, item)) in members.into_iter().enumerate() {
                 if index > 0 {
@@ -129,19 +139,25 @@ fn write_number(number: &serde_json::Number, out: &mut String) -> Result<(), Can
 
 fn write_string(text: &str, out: &mut String) {
     out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\t' => out.push_str("\\t"),
-            '\n' => out.push_str("\\n"),
-            '\u{c}' => out.push_str("\\f"),
-            '\r' => out.push_str("\\r"),
-            control if control < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
+    let mut rest = text;
+    // Nearly all of nearly every text is copied in one piece.
+    while let Some(at) = rest.bytes().position(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        let (plain, escaped) = rest.split_at(at);
+        out.push_str(plain);
+        match escaped.as_bytes()[0] {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            0x08 => out.push_str("\\b"),
+            b'\t' => out.push_str("\\t"),
+            b'\n' => out.push_str("\\n"),
+            0x0c => out.push_str("\\f"),
+            b'\r' => out.push_str("\\r"),
+            control => out.push_str(&format!("\\u{control:04x}")),
         }
+        // What is escaped is one byte long.
+        rest = &escaped[1..];
     }
+    out.push_str(rest);
     out.push('"');
 }
 

@@ -1,12 +1,12 @@
 //! Checks a log line by line, in constant memory but for the connections that are open.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dshield_common::canonical::to_canonical_json;
+use dshield_common::canonical::canonical_text;
 use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Boot, Previous};
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::key::SignatureType;
-use dshield_common::tlog::{Tree, VerifierKey, leaf_hash};
+use dshield_common::tlog::{Hash, Tree, VerifierKey, leaf_hash};
 use serde::Deserialize;
 
 use super::connections::Connections;
@@ -24,7 +24,7 @@ pub struct LogVerifier {
     /// The boot that writes the next entry; unknown at the start of a page.
     boot_id: Option<String>,
     /// The leaf hash of the last entry; unknown at the start.
-    leaf_hash: Option<String>,
+    leaf_hash: Option<Hash>,
     /// The tree over all entries, where all are checked.
     tree: Option<Tree>,
     connections: Connections,
@@ -117,7 +117,7 @@ impl LogVerifier {
         }
         self.boot_id = Some(head.boot_id);
         let leaf = leaf_hash(signed.entry.as_bytes());
-        self.leaf_hash = Some(leaf.to_hex());
+        self.leaf_hash = Some(leaf);
         if let Some(tree) = &mut self.tree {
             tree.append(leaf);
         }
@@ -155,7 +155,7 @@ impl LogVerifier {
             boots: self.boots,
             first_seq: self.first,
             last_seq,
-            last_leaf_hash: leaf_hash,
+            last_leaf_hash: leaf_hash.to_hex(),
             root: self.tree.map(|tree| tree.root()),
             last_boot_id: boot_id,
             last_key: key,
@@ -176,7 +176,7 @@ impl LogVerifier {
             (None, None) => true,
             (Some(Previous { seq, leaf_hash, root, .. }), Some(before)) => {
                 // At the start of a page the entry before it is not at hand.
-                let follows = *seq == before && self.leaf_hash.as_ref().is_none_or(|known| known == leaf_hash);
+                let follows = *seq == before && self.leaf_hash.is_none_or(|known| known.to_hex() == *leaf_hash);
                 // Nor are all those before.
                 let named = root.as_ref().zip(self.tree.as_ref());
                 follows && named.is_none_or(|(root, tree)| *root == tree.root().to_hex())
@@ -215,11 +215,11 @@ impl Head {
     fn parse(seq: u64, entry: &str) -> Result<Self, LogFault> {
         let value: serde_json::Value = serde_json::from_str(entry).map_err(|_| LogFault::NotAnEntry { seq })?;
         // A duplicate member, a blank or another spelling of a number is lost in `value`, so the texts differ.
-        match to_canonical_json(&value) {
+        match canonical_text(&value) {
             Ok(canonical) if canonical == entry => {}
             _ => return Err(LogFault::NotCanonical { seq }),
         }
-        serde_json::from_value(value).map_err(|_| LogFault::NotAnEntry { seq })
+        Self::deserialize(&value).map_err(|_| LogFault::NotAnEntry { seq })
     }
 }
 
