@@ -437,7 +437,7 @@ impl Log {
     fn admit(&self) -> Result<(), LogError> {
         self.check().inspect_err(|error| {
             if matches!(error, LogError::Failed { .. }) {
-                self.shared.failure.lose();
+                self.shared.failure.lose(1);
             }
         })
     }

@@ -20,6 +20,8 @@ struct State {
     operations: u64,
     /// From this operation on each fails, and does nothing.
     fails_from: Option<u64>,
+    /// Whether those of the database go on nevertheless.
+    spares_database: bool,
     /// Operations wait meanwhile.
     stalled: bool,
 }
@@ -147,8 +149,15 @@ impl Disk {
         state.fails_from = Some(state.operations + count);
     }
 
+    /// The same for those of the journal only.
+    pub(super) fn fail_journal_after(&self, count: u64) {
+        self.fail_after(count);
+        self.state().spares_database = true;
+    }
+
     pub(super) fn repair(&self) {
-        self.state().fails_from = None;
+        let mut state = self.state();
+        (state.fails_from, state.spares_database) = (None, false);
     }
 
     /// Makes operations wait until [`Self::resume`].
@@ -183,17 +192,18 @@ impl Disk {
         self.state.lock().unwrap()
     }
 
-    fn operate(&self) -> Result<MutexGuard<'_, State>, Error> {
+    fn operate(&self, file: usize) -> Result<MutexGuard<'_, State>, Error> {
         let mut state = self.resumed.wait_while(self.state(), |state| state.stalled).unwrap();
         state.operations += 1;
-        if state.fails_from.is_some_and(|from| state.operations > from) {
+        let spared = state.spares_database && file == DATABASE;
+        if !spared && state.fails_from.is_some_and(|from| state.operations > from) {
             return Err(Error::new(ErrorKind::StorageFull, "no space left on the test disk"));
         }
         Ok(state)
     }
 
     fn change(&self, file: usize, change: Change) -> Result<(), Error> {
-        let mut state = self.operate()?;
+        let mut state = self.operate(file)?;
         change.apply(&mut state.files[file].live);
         state.files[file].unsynced.push(change);
         Ok(())
@@ -228,7 +238,7 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> Result<(), Error> {
-        let mut state = self.0.operate()?;
+        let mut state = self.0.operate(self.1)?;
         let file = &mut state.files[self.1];
         for change in std::mem::take(&mut file.unsynced) {
             change.apply(&mut file.synced);
