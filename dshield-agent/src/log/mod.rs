@@ -42,6 +42,7 @@ use std::thread;
 
 use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Previous, Record};
 use dshield_common::tlog::{Bundle, Hash, KeyName, Receipt, VerifierKey, bundle, proof, prove_consistency, tile};
+use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -503,13 +504,7 @@ fn open_files(path: &Path, unique: &str) -> Result<(Ledger, Found), LogError> {
             Store::create(path, unique, source)?.release()
         })?;
     }
-    let store = open_store(path, unique)?;
-    let journal = store.journal_path();
-    let fresh = file::open(&journal)?.is_none();
-    if fresh {
-        file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
-    }
-    open_ledger(store, fresh)
+    open_ledger(open_store(path, unique)?, unique)
 }
 
 fn open_store(path: &Path, unique: &str) -> Result<Store, LogError> {
@@ -517,11 +512,30 @@ fn open_store(path: &Path, unique: &str) -> Result<Store, LogError> {
     Store::open(path, unique, Box::new(move || store::database(file::reopen(&again)?)))
 }
 
-fn open_ledger(store: Store, fresh: bool) -> Result<(Ledger, Found), LogError> {
+fn open_ledger(store: Store, unique: &str) -> Result<(Ledger, Found), LogError> {
+    let journal = store.journal_path();
+    if file::open(&journal)?.is_none() {
+        // Before one is made: the next attempt would find that, and miss nothing.
+        let contents = store.contents()?;
+        if contents.closed != Some(contents.next) {
+            return Err(store.corrupt("the journal that belongs to it is missing, and with it its last entries"));
+        }
+        file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
+    }
+    let backend = open_journal(&store)?;
+    Ledger::on_disk(store, backend)
+}
+
+fn open_journal(store: &Store) -> Result<Arc<dyn StorageBackend>, LogError> {
+    let path = store.journal_path();
     let missing = || store.corrupt("the journal that belongs to it is missing");
-    let journal = file::open(&store.journal_path())?.ok_or_else(missing)?;
-    let backend = FileBackend::new(journal).map_err(|error| store.corrupt(&error.to_string()))?;
-    Ledger::on_disk(store, Arc::new(backend), fresh)
+    let journal = file::open(&path)?.ok_or_else(missing)?;
+    let bytes = journal.metadata().map_or(0, |metadata| metadata.len());
+    if bytes != journal::BYTES {
+        let detail = format!("it has {bytes} bytes and was made with {}", journal::BYTES);
+        return Err(LogError::Corrupt { path, detail });
+    }
+    Ok(Arc::new(FileBackend::new(journal).map_err(|error| store.fault(error.into()))?))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -22,8 +22,8 @@ struct State {
     fails_from: Option<u64>,
     /// Whether those of the database go on nevertheless.
     spares_database: bool,
-    /// Operations wait meanwhile.
-    stalled: bool,
+    /// Operations on these files wait meanwhile.
+    stalled: [bool; 2],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -135,7 +135,12 @@ impl Disk {
             Store::create(path, &log_id, self.source())?.release()?;
         }
         let store = Store::open(path, &log_id, self.source())?;
-        Ledger::on_disk(store, Arc::new(Backend(self.clone(), JOURNAL)), false)
+        Ledger::on_disk(store, self.journal())
+    }
+
+    /// The journal's file.
+    pub(super) fn journal(&self) -> Arc<dyn StorageBackend> {
+        Arc::new(Backend(self.clone(), JOURNAL))
     }
 
     fn source(&self) -> store::Source {
@@ -162,11 +167,16 @@ impl Disk {
 
     /// Makes operations wait until [`Self::resume`].
     pub(super) fn stall(&self) {
-        self.state().stalled = true;
+        self.state().stalled = [true; 2];
+    }
+
+    /// Makes those of the database wait.
+    pub(super) fn stall_database(&self) {
+        self.state().stalled[DATABASE] = true;
     }
 
     pub(super) fn resume(&self) {
-        self.state().stalled = false;
+        self.state().stalled = [false; 2];
         self.resumed.notify_all();
     }
 
@@ -193,7 +203,7 @@ impl Disk {
     }
 
     fn operate(&self, file: usize) -> Result<MutexGuard<'_, State>, Error> {
-        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled).unwrap();
+        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled[file]).unwrap();
         state.operations += 1;
         let spared = state.spares_database && file == DATABASE;
         if !spared && state.fails_from.is_some_and(|from| state.operations > from) {

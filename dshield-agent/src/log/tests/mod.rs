@@ -3,9 +3,12 @@
 mod damage;
 mod disk;
 mod failure;
+mod hostile;
 mod kill;
 mod numbering;
 mod power;
+mod random;
+mod shelved;
 
 use std::path::Path;
 
