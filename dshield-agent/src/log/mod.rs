@@ -95,6 +95,8 @@ pub struct Log {
 
 struct Shared {
     queue: mpsc::Sender<Command>,
+    /// How many records wait for the queue in tasks of their own.
+    late: Arc<watch::Sender<usize>>,
     /// How many [`Observing`] there are.
     observing: Arc<AtomicUsize>,
     failure: Arc<Failure>,
@@ -199,7 +201,9 @@ impl Log {
             .spawn(move || writer.run(commands, &timer))
             .map_err(failed)?;
         let observing = Arc::default();
-        let shared = Shared { queue, observing, failure, ledger, key, checkpoints, head, boot_id, boot_entry: next };
+        let late = Arc::default();
+        let shared =
+            Shared { queue, late, observing, failure, ledger, key, checkpoints, head, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -248,7 +252,14 @@ impl Log {
             Err(mpsc::error::TrySendError::Full(command)) => {
                 let queue = self.shared.queue.clone();
                 match Handle::try_current() {
-                    Ok(runtime) => drop(runtime.spawn(async move { queue.send(command).await })),
+                    Ok(runtime) => {
+                        let late = self.shared.late.clone();
+                        late.send_modify(|count| *count += 1);
+                        drop(runtime.spawn(async move {
+                            let _ = queue.send(command).await;
+                            late.send_modify(|count| *count -= 1);
+                        }));
+                    }
                     Err(_) => queue.blocking_send(command).map_err(|_| self.ended())?,
                 }
                 Ok(())
@@ -428,6 +439,8 @@ impl Log {
 
     /// Writes what is queued, ends the writer and closes the file. Later records are refused.
     pub async fn close(&self) {
+        // What was handed over before belongs into it. The sender is `self`.
+        let _ = self.shared.late.subscribe().wait_for(|count| *count == 0).await;
         // It fails when somebody else closes the log already; either way the end is what there is to wait for.
         let _ = self.shared.queue.send(Command::Close).await;
         let mut head = self.head();
