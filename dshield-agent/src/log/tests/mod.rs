@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod failure;
+mod faults;
 mod hostile;
 mod kill;
 mod numbering;
