@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dshield_common::log::MAX_ENTRY;
-use dshield_common::log::entry::{Entry, Event, Mode, Record};
+use dshield_common::log::entry::{Entry, Event, LOST_BY_LOG, Mode, Record};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
@@ -150,7 +150,7 @@ impl Writer {
         if count == 0 {
             return;
         }
-        let source = "records while the log could not be written".to_owned();
+        let source = LOST_BY_LOG.to_owned();
         match self.seal(self.next, Record::agent(Event::Lost { count, source }), None) {
             Ok(row) => {
                 batch.push(row, None);
