@@ -8,6 +8,7 @@
 //! * [`namespace`]: network namespaces to put them in.
 //! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
 //! * [`script`]: a function that runs the Python code in its event.
+//! * [`command`], [`shelf`]: one run of the command, and the stored log that it looks at.
 //! * [`client`], [`load`], [`port`], [`wait`], [`requires`]: HTTP, keep-alive load, ports, deadlines, skipping.
 //!
 //! A test describes a [`agent::Project`]; what comes out are answers, log entries and what arrived outside.
@@ -17,6 +18,7 @@ pub mod agent;
 mod background;
 pub mod catalogue;
 pub mod client;
+pub mod command;
 pub mod load;
 pub mod nameserver;
 pub mod namespace;
@@ -24,6 +26,7 @@ pub mod port;
 pub mod requires;
 pub mod scene;
 pub mod script;
+pub mod shelf;
 pub mod standin;
 pub mod tripwire;
 pub mod wait;

@@ -58,6 +58,11 @@ impl Launch {
         Self { kernel, stock, log, proxy, spawner, filters, registry, uids, count: AtomicU32::new(0) }
     }
 
+    /// Resolves when all connections of instances that have ended have their last entries in the log.
+    pub(super) async fn finished(&self) {
+        self.proxy.finished().await;
+    }
+
     /// What is made ahead of instances.
     pub(super) fn stock(&self) -> &Arc<Stock> {
         &self.stock

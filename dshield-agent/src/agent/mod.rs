@@ -6,6 +6,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dshield_common::log::entry::{self, Event, Isolation, PolicyInForce, Record};
 use dshield_common::policy::{LogPolicy, Mode, Policy};
@@ -13,6 +14,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::timeout;
 
 use self::events::Registry;
 pub use self::ground::{Ground, READY, Stock};
@@ -42,6 +44,9 @@ mod witness;
 
 /// The log, in the folder of the state.
 pub const LOG_FILE: &str = "log.redb";
+
+/// How long connections that were told to end may take for that.
+const LAST_ENTRIES: Duration = Duration::from_secs(5);
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -331,6 +336,10 @@ impl Agent {
         let last = deployed.borrow().clone();
         shutdown(&last).await;
         drop(last);
+        // Their tasks were told to end, and each has an entry to write.
+        if timeout(LAST_ENTRIES, launch.finished()).await.is_err() {
+            tracing::warn!("connections have not ended; their close entries will be missing in the log");
+        }
         let stock = launch.stock().clone();
         let _ = spawn_blocking(move || stock.close()).await;
         drop((deployed, launch));

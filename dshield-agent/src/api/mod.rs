@@ -43,7 +43,7 @@ use crate::log::Log;
 use crate::runtime::{Limits, Pool, serve as serve_http};
 
 /// Together with what else the agent has open they stay below `OWN_DESCRIPTORS` of the proxy.
-const LIMITS: Limits = Limits { connections: 1408, head: Duration::from_secs(30) };
+const LIMITS: Limits = Limits { connections: 1408, head: Duration::from_secs(30), unread: Some(stream::SLOW) };
 /// How many large request bodies may be read at the same time: they are what costs memory.
 const LARGE_BODIES: usize = 16;
 /// How many readers may follow the log at the same time; the other connections stay free for invocations.

@@ -26,7 +26,7 @@ use crate::log::{Log, LogError};
 /// How often an idle stream shows that it lives; also how a reader that went away is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a reader may take until it has room for the next piece.
-const SLOW: Duration = Duration::from_secs(30);
+pub(super) const SLOW: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 
 /// `?from=`: without it the stream starts with the next entry; a client that comes back with `Last-Event-ID` misses
 /// nothing.

@@ -17,6 +17,8 @@ use crate::log::Log;
 use crate::runtime::testing::{Source, closed_log, exchange, function, log, pool, until};
 use crate::runtime::{LaunchError, Launcher, Pool};
 
+mod readers;
+
 struct Api {
     address: SocketAddr,
     deployment: watch::Sender<Arc<Deployed>>,

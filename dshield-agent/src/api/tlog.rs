@@ -77,14 +77,17 @@ pub(super) async fn consistency(
         number(&parameters, "old")?.ok_or_else(|| invalid("old", "is missing: the number of entries at that time"))?;
     let log = &shared.state.log;
     let signed = log.checkpoint()?;
-    let new = number(&parameters, "new")?.unwrap_or(signed.size);
+    let asked = number(&parameters, "new")?;
+    // What is said of the present one is another thing later.
+    let keep = if asked.is_some() { FOR_EVER } else { "no-cache" };
+    let new = asked.unwrap_or(signed.size);
     if old > new {
         return Err(invalid("old", "is larger than new"));
     }
     let hashes = log.consistency(old, new).await?;
     let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
     let body = json!({ "old": old, "new": new, "hashes": hashes }).to_string();
-    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, FOR_EVER)], body).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, keep)], body).into_response())
 }
 
 /// `GET /v1/log/tlog/tile/…`

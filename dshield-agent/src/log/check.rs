@@ -55,6 +55,12 @@ impl Checker {
         Ok(())
     }
 
+    /// The numbers of the entries so far whose signatures do not verify: what explains a fault that follows from them.
+    pub fn bad(&mut self) -> &[u64] {
+        self.check_signatures();
+        &self.bad
+    }
+
     /// How many lines it has taken.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -27,10 +27,10 @@ pub enum LogError {
         /// What was found.
         detail: String,
     },
-    /// An earlier write failed. Nothing is accepted any more, so nothing can leave unlogged.
+    /// An earlier write failed. Nothing is accepted until the disk takes writes again, so nothing can leave unlogged.
     #[error(
         "the log stopped accepting entries ({cause}); no egress is possible until the disk is in order (free \
-         space, no errors) and dshield is restarted"
+         space, no errors), which is tried all the time"
     )]
     Failed {
         /// The first failure.
@@ -97,4 +97,14 @@ pub enum LogError {
         /// The length in bytes it would have.
         size: usize,
     },
+}
+
+impl LogError {
+    /// Why nothing is accepted any more, when this is what happened.
+    pub(super) fn cause(&self) -> Arc<str> {
+        match self {
+            Self::Failed { cause } => cause.clone(),
+            other => other.to_string().into(),
+        }
+    }
 }

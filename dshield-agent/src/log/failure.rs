@@ -27,14 +27,15 @@ impl Failure {
     }
 
     pub(super) fn set(&self, error: &LogError) {
-        tracing::error!(%error, "the log stopped accepting entries");
-        let cause = Arc::from(error.to_string());
         // What was wrong first explains the rest.
-        self.cause.send_if_modified(|now| {
+        let new = self.cause.send_if_modified(|now| {
             let new = now.is_none();
-            now.get_or_insert(cause);
+            now.get_or_insert_with(|| error.cause());
             new
         });
+        if new {
+            tracing::error!(%error, "the log stopped accepting entries");
+        }
     }
 
     /// The log takes entries again.
@@ -44,9 +45,9 @@ impl Failure {
         }
     }
 
-    /// A record was refused because of the failure.
-    pub(super) fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::SeqCst);
+    /// So many records were refused because of the failure.
+    pub(super) fn lose(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::SeqCst);
     }
 
     /// How many were refused since this was asked last.

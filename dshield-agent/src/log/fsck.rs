@@ -4,7 +4,7 @@
 //! A [`StoredLog`] flows in, a [`Report`] flows out that names each entry with which something is wrong.
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::{Checkpoint, Hash, Note, leaf_hash};
-use dshield_verify::log::{Expectations, LogKey, LogSummary, Start};
+use dshield_verify::log::{Expectations, LogFault, LogKey, LogSummary, Start};
 use serde::{Deserialize, Serialize};
 
 use super::check::{Checker, Signatures};
@@ -43,6 +43,9 @@ pub struct Report {
     pub checkpoint: Option<bool>,
     /// What is wrong; empty when all is well.
     pub findings: Vec<Finding>,
+    /// The tiles, by level and index, that are not what the entries make them.
+    #[serde(skip)]
+    pub bad_tiles: Vec<(u8, u64)>,
 }
 
 /// Checks all of it. `signatures` says whether those of the entries are checked too, which takes most of the time.
@@ -58,6 +61,9 @@ pub fn fsck(log: &StoredLog, signatures: Signatures) -> Result<Report, LogError>
         closed: log.closed(),
         ..Report::default()
     };
+    if let Some(damage) = log.damage() {
+        report.find(damage.seq, damage.what.clone());
+    }
     let Some(start) = start(log, &mut report)? else { return Ok(report) };
     let mut checker = Checker::new(Expectations { start, last_key: None }, signatures);
     let mut tree = Tiles::new(log, range.start);
@@ -84,18 +90,25 @@ pub fn fsck(log: &StoredLog, signatures: Signatures) -> Result<Report, LogError>
             next += 1;
         }
         if let Some(fault) = fault {
+            // A boot entry names all before it: one that was changed makes it wrong, and is found itself.
+            let follows = matches!(fault, LogFault::WrongPrevious { .. });
+            let explained = follows && !(checker.bad().is_empty() && report.bad_tiles.is_empty());
+            if !explained {
+                report.find(Some(next), fault.to_string());
+            }
             // What follows hangs on it.
-            report.find(Some(next), fault.to_string());
             break;
         }
     }
     report.good = next - range.start;
-    tree.finish(next, &mut report);
-    let root = checker.root();
+    let root = tree.finish(next, &mut report);
     match checker.finish() {
         Ok((summary, bad)) => conclude(log, &summary, root, &bad, &mut report)?,
         Err(fault) if report.findings.is_empty() => report.find(None, fault.to_string()),
         Err(_) => {}
+    }
+    if let Some(refusal) = log.refusal().filter(|_| report.findings.is_empty()) {
+        report.find(None, refusal.to_owned());
     }
     report.findings.sort_by_key(|finding| finding.seq);
     Ok(report)
@@ -112,19 +125,27 @@ fn start(log: &StoredLog, report: &mut Report) -> Result<Option<Start>, LogError
     if report.first == 0 {
         return Ok(Some(Start::Beginning));
     }
-    let boot = log.pruned_boot()?;
-    let key = boot.as_deref().and_then(|line| SignedEntry::parse(line).ok()).and_then(|signed| {
-        #[derive(Deserialize)]
-        struct Boot {
-            key: String,
-        }
-        let Boot { key } = serde_json::from_str(&signed.entry).ok()?;
-        LogKey::from_pem(&key).ok()
-    });
+    // An entry that is a boot entry itself brings its own.
+    let first = log.lines(report.first, 1).ok().and_then(|mut lines| lines.pop());
+    let key = first.as_deref().and_then(boot_key);
+    let key = if key.is_none() { log.pruned_boot()?.as_deref().and_then(boot_key) } else { key };
     if key.is_none() {
         report.find(None, "the boot entry with the key of the first entries that are kept is missing".to_owned());
     }
     Ok(key.map(|key| Start::Page { seq: report.first, key }))
+}
+
+/// The key that a boot entry lists; none where the line is no boot entry.
+#[must_use]
+pub fn boot_key(line: &str) -> Option<LogKey> {
+    #[derive(Deserialize)]
+    struct Boot {
+        kind: String,
+        key: String,
+    }
+    let signed = SignedEntry::parse(line).ok()?;
+    let Boot { key, .. } = serde_json::from_str(&signed.entry).ok().filter(|boot: &Boot| boot.kind == "boot")?;
+    LogKey::from_pem(&key).ok()
 }
 
 /// Compares the hashes of the entries with the tiles that are stored.
@@ -138,8 +159,9 @@ struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     fn new(log: &'a StoredLog, first: u64) -> Self {
-        // Pruned is in whole bundles; the levels above level 0 can be made again where nothing was.
-        Self { log, leaves: Vec::new(), next: first, edge: (first == 0).then(Edge::default) }
+        // Pruned is in whole bundles, and of those before the tiles are still there.
+        let tile = |id| log.ledger.tile(id).ok().flatten().ok_or(());
+        Self { log, leaves: Vec::new(), next: first, edge: Edge::load(first, Vec::new(), tile).ok() }
     }
 
     fn push(&mut self, line: &str, report: &mut Report) {
@@ -163,6 +185,9 @@ impl<'a> Tiles<'a> {
             Err(error) => return report.find(None, error.to_string()),
         };
         let seq = index.saturating_mul(super::tiles::WIDTH.saturating_pow(u32::from(level) + 1));
+        if stored.as_deref() != Some(hashes) {
+            report.bad_tiles.push((level, index));
+        }
         let Some(stored) = stored else {
             return report.find(Some(seq), format!("tile {index} of level {level}, which begins there, is missing"));
         };
@@ -172,12 +197,15 @@ impl<'a> Tiles<'a> {
         }
     }
 
-    /// The levels above, where all entries are there.
-    fn finish(self, good: u64, report: &mut Report) {
-        let Some(edge) = self.edge.as_ref().filter(|edge| edge.size() == good) else { return };
+    /// The levels above, and the root, where all entries are there.
+    fn finish(self, good: u64, report: &mut Report) -> Option<Hash> {
+        // A wrong entry makes all above it wrong, and is found itself.
+        let whole = report.bad_tiles.is_empty();
+        let edge = self.edge.as_ref().filter(|edge| whole && edge.size() == good)?;
         for ((level, index), tile) in edge.full().iter().filter(|((level, _), _)| *level > 0) {
             self.compare(*level, *index, tile, report);
         }
+        Some(edge.root())
     }
 }
 
@@ -190,6 +218,7 @@ fn conclude(
     report: &mut Report,
 ) -> Result<(), LogError> {
     report.boots = summary.boots;
+    let whole = report.findings.is_empty() && bad.is_empty();
     for seq in bad {
         report.find(Some(*seq), "the signature does not verify with the key of its boot".to_owned());
     }
@@ -199,7 +228,7 @@ fn conclude(
     for seq in &summary.left_open.in_order {
         report.find(Some(*seq), "the connection has no close entry, though its boot was closed in order".to_owned());
     }
-    if log.closed() {
+    if log.closed() && whole {
         for seq in &summary.left_open.last_boot {
             report.find(Some(*seq), "the connection has no close entry, though the log was closed in order".to_owned());
         }
@@ -213,13 +242,16 @@ fn conclude(
             return Err(format!("it is about {} entries with another root", checkpoint.size()));
         }
         if summary.checkpoint_keys.is_empty() {
-            // The boot entry that lists them was pruned.
+            // The boot entry that lists them was pruned, and nobody says that this is its key.
             return Ok(());
         }
         note.verified_by(&summary.checkpoint_keys).map(drop).map_err(|error| error.to_string())
     });
     report.checkpoint = Some(verdict.is_ok());
-    if let Err(why) = verdict {
+    // Where entries are wrong it cannot hold, and says nothing more.
+    if let Err(why) = verdict
+        && whole
+    {
         report.find(None, format!("the closing checkpoint is not the log's: {why}"));
     }
     Ok(())

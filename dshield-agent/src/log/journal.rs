@@ -13,7 +13,8 @@
 //!
 //! No page holds parts of two frames, so a write that tears damages nothing that was durable before. A frame counts
 //! when its hash is right: entries hold text that functions choose, so the hash is a cryptographic one, with a salt
-//! that functions do not know. Only the last frame can be torn; a bad one with a good one behind it was damaged.
+//! that functions do not know. Only the last frame can be torn; a bad one with a good one behind it was damaged. A
+//! header fits into a sector, which disks write as a whole: it is the old one, the new one, or was damaged.
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -248,6 +249,9 @@ struct Half {
 fn read_half(half: u64, image: &[u8], log_id: &[u8; ID]) -> Result<Half, JournalError> {
     let (page, mut rest) = image.split_at(PAGE);
     let Some((of, generation, first, salt)) = parse_header(page) else {
+        if page.iter().any(|byte| *byte != 0) {
+            return Err(JournalError::Damaged(format!("the header of half {half} is not readable")));
+        }
         let orphans = rest.chunks(PAGE).filter_map(generation_of).collect();
         return Ok(Half { half, orphans, ..Half::default() });
     };

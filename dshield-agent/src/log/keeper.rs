@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How full the journal's half in use may get meanwhile.
 const FULL: f32 = 0.5;
 /// Between two attempts to go on after a failure.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 500 });
 
 /// What writer and keeper tell each other.
 #[derive(Debug, Default)]
@@ -48,9 +48,12 @@ impl Keeper {
         }
     }
 
-    /// Says that there was a failure.
-    pub(super) fn failed(&self) {
-        self.state().failed = true;
+    /// Says that there was a failure, which `note` notes: at one moment with that, so that the end of an earlier one
+    /// does not pass for the end of this.
+    pub(super) fn failed(&self, note: impl FnOnce()) {
+        let mut state = self.state();
+        state.failed = true;
+        note();
         self.work.notify_one();
     }
 
@@ -72,28 +75,31 @@ impl Keeper {
     /// The thread. `queue` is told when a failure is over.
     pub(super) fn run(&self, ledger: &Ledger, failure: &Arc<Failure>, queue: &mpsc::WeakSender<Command>) {
         loop {
-            {
+            let failed = {
                 let mut state = self.wait();
                 if state.closing {
                     return;
                 }
                 (state.urgent, state.behind) = (false, None);
-            }
-            let failed = failure.error().is_some();
+                std::mem::take(&mut state.failed)
+            };
             let outcome = if failed { ledger.recover() } else { ledger.take().map(drop) };
             let mut state = self.state();
-            state.failed = outcome.is_err();
             match outcome {
+                // A write of the journal that failed meanwhile is still to be mended.
+                Ok(()) if state.failed => {}
                 Ok(()) if failed => {
                     failure.clear();
-                    // What was refused meanwhile is to be counted in the log, also when nothing else comes.
                     if let Some(queue) = queue.upgrade() {
                         let _ = queue.try_send(Command::Recovered);
                     }
                 }
                 Ok(()) => {}
-                Err(error) if failed => tracing::debug!(%error, "the log still cannot be written"),
-                Err(error) => failure.set(&error),
+                Err(error) => {
+                    state.failed = true;
+                    failure.set(&error);
+                    tracing::debug!(%error, "the log cannot be written");
+                }
             }
             state.rounds += 1;
             self.done.notify_all();

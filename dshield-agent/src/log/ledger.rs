@@ -31,7 +31,8 @@ pub(super) struct Ledger {
 
 struct Disk {
     store: Store,
-    journal: Mutex<Journal>,
+    /// None: the log is damaged, and only looked at.
+    journal: Option<Mutex<Journal>>,
     /// Rows are carried over by one at a time.
     taking: Mutex<()>,
 }
@@ -97,31 +98,56 @@ pub(super) struct Found {
     pub(super) closed: bool,
 }
 
+/// Why a log can only be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    /// The number of the first entry that is missing, where that is known.
+    pub(super) seq: Option<u64>,
+    pub(super) what: String,
+}
+
 impl Ledger {
     /// A log that is kept in memory only.
     pub(super) fn in_memory() -> Self {
-        Self::with(None, Contents { first: 0, next: 0, closed: true, edge: Edge::default(), log_id: String::new() })
+        Self::with(None, Contents { first: 0, next: 0, closed: Some(0), edge: Edge::default(), log_id: String::new() })
     }
 
-    /// A log on a disk: what its database has, and what its journal has beyond that. `fresh` says that the journal was
-    /// made just now.
-    pub(super) fn on_disk(
-        store: Store,
-        journal: Arc<dyn StorageBackend>,
-        fresh: bool,
-    ) -> Result<(Self, Found), LogError> {
+    /// A log on a disk: what its database has, and what its journal has beyond that.
+    pub(super) fn on_disk(store: Store, journal: Arc<dyn StorageBackend>) -> Result<(Self, Found), LogError> {
         let contents = store.contents()?;
-        if fresh && !contents.closed {
-            return Err(store.corrupt("the journal that belongs to it is missing, and with it its last entries"));
-        }
         let (journal, found) = Journal::open(journal, contents.log_id.as_bytes(), contents.next)
             .map_err(|error| store.journal_fault(error))?;
-        let how = Found { log_id: contents.log_id.clone(), closed: contents.closed };
-        let disk = Disk { store, journal: Mutex::new(journal), taking: Mutex::new(()) };
+        let next = contents.next + found.len() as u64;
+        if let Some(closed) = contents.closed.filter(|closed| *closed > next) {
+            return Err(store.corrupt(&format!("its last entries, {next} to {}, are missing", closed - 1)));
+        }
+        // A database from before, put back beside a journal that goes on, was closed once and is not the end.
+        let how = Found { log_id: contents.log_id.clone(), closed: contents.closed == Some(next) };
+        let disk = Disk { store, journal: Some(Mutex::new(journal)), taking: Mutex::new(()) };
         let ledger = Self::with(Some(disk), contents);
         ledger.write().push(&found);
         ledger.take()?;
         Ok((ledger, how))
+    }
+
+    /// What of a damaged log can be read: the entries before the first that is missing. Nothing can be written to it.
+    pub(super) fn salvaged(
+        store: Store,
+        journal: Result<Arc<dyn StorageBackend>, LogError>,
+    ) -> Result<(Self, Found, Option<Damage>), LogError> {
+        let (contents, hole) = store.salvage()?;
+        let cut = contents.closed.is_some_and(|closed| closed > contents.next);
+        let hole = hole.or_else(|| cut.then(|| "it is not there, though the log was closed behind it".to_owned()));
+        let damage = hole.map(|what| Damage { seq: Some(contents.next), what }).or_else(|| {
+            let opened = journal.and_then(|journal| {
+                let opened = Journal::open(journal, contents.log_id.as_bytes(), contents.next);
+                opened.map_err(|error| store.journal_fault(error))
+            });
+            opened.err().map(|error| Damage { seq: None, what: error.to_string() })
+        });
+        let how = Found { log_id: contents.log_id.clone(), closed: contents.closed == Some(contents.next) };
+        let disk = Disk { store, journal: None, taking: Mutex::new(()) };
+        Ok((Self::with(Some(disk), contents), how, damage))
     }
 
     fn with(disk: Option<Disk>, contents: Contents) -> Self {
@@ -174,7 +200,7 @@ impl Ledger {
                 let state = self.read();
                 (state.next(), state.tail_first)
             };
-            let appended = disk.journal().append(next, rows, taken);
+            let appended = disk.journal()?.append(next, rows, taken);
             if appended.map_err(|error| disk.store.journal_fault(error))? == Appended::Full {
                 return Ok(Appended::Full);
             }
@@ -224,7 +250,8 @@ impl Ledger {
 
     /// How full the journal's half in use is, from 0 to 1: a reason to [`Self::take`].
     pub(super) fn used(&self) -> f32 {
-        self.disk.as_ref().map_or(0.0, |disk| disk.journal().used())
+        let journal = self.disk.as_ref().and_then(|disk| disk.journal().ok());
+        journal.map_or(0.0, |journal| journal.used())
     }
 
     /// After an error: opens the database again, carries over what is durable, and tries a write. When this succeeds
@@ -237,7 +264,7 @@ impl Ledger {
         disk.store.reopen()?;
         self.take()?;
         let next = self.next();
-        disk.journal().restart(next).map_err(|error| disk.store.journal_fault(error))
+        disk.journal()?.restart(next).map_err(|error| disk.store.journal_fault(error))
     }
 
     /// Carries over what is left, notes that the end is in order, with the last checkpoint, and releases the files.
@@ -269,7 +296,7 @@ impl Ledger {
         self.disk.as_ref().map_or(Ok(None), |disk| disk.store.pruned_boot())
     }
 
-    /// Up to `limit` rows from number `from` on; fewer at the end, or when they have so many bytes.
+    /// Up to `limit` rows from number `from` on; fewer at the end, before a damaged one, or when they have so many bytes.
     ///
     /// # Errors
     /// They were pruned, or the database cannot be read.
@@ -292,11 +319,15 @@ impl Ledger {
             };
             // What is carried over meanwhile is there as well.
             let Some(disk) = &self.disk else { return Ok(rows) };
-            let found = disk.store.rows(from, limit.min(there), left)?;
-            if found.is_empty() {
-                return Err(disk.store.corrupt(&format!("entry {from} is missing")));
+            match disk.store.rows(from, limit.min(there), left) {
+                Ok(found) if found.is_empty() => {
+                    return Err(disk.store.corrupt(&format!("entry {from} is missing")));
+                }
+                Ok(found) => rows.extend(found),
+                // Those before it are good; who goes on reading is told.
+                Err(LogError::Corrupt { .. }) if !rows.is_empty() => return Ok(rows),
+                Err(error) => return Err(error),
             }
-            rows.extend(found);
         }
     }
 
@@ -374,8 +405,9 @@ impl Ledger {
 }
 
 impl Disk {
-    fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    fn journal(&self) -> Result<MutexGuard<'_, Journal>, LogError> {
+        let journal = self.journal.as_ref().ok_or_else(|| self.store.corrupt("it can only be looked at"))?;
+        Ok(journal.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -42,11 +42,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::secret::Ed25519Key;
 use dshield_common::log::entry::{Boot, Event, Isolation, Mode, Previous, Record};
 use dshield_common::tlog::{
     Bundle, Hash, KeyName, NoteSignature, Receipt, VerifierKey, bundle, proof, prove_consistency, tile,
 };
+use redb::StorageBackend;
 use redb::backends::FileBackend;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -63,6 +63,7 @@ use self::ledger::{Found, Ledger};
 use self::store::Store;
 pub use self::store::install_panic_hook;
 use self::writer::{Command, QUEUE, Writer};
+use crate::secret::Ed25519Key;
 
 /// A page of lines ends here even when more were asked for, so that a reader cannot fill the memory.
 const PAGE_BYTES: usize = 8 << 20;
@@ -101,6 +102,8 @@ pub struct Log {
 
 struct Shared {
     queue: mpsc::Sender<Command>,
+    /// How many records wait for the queue in tasks of their own.
+    late: Arc<watch::Sender<usize>>,
     /// How many [`Observing`] there are.
     observing: Arc<AtomicUsize>,
     failure: Arc<Failure>,
@@ -205,7 +208,9 @@ impl Log {
             .spawn(move || writer.run(commands, &timer))
             .map_err(failed)?;
         let observing = Arc::default();
-        let shared = Shared { queue, observing, failure, ledger, key, checkpoints, head, boot_id, boot_entry: next };
+        let late = Arc::default();
+        let shared =
+            Shared { queue, late, observing, failure, ledger, key, checkpoints, head, boot_id, boot_entry: next };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -254,7 +259,14 @@ impl Log {
             Err(mpsc::error::TrySendError::Full(command)) => {
                 let queue = self.shared.queue.clone();
                 match Handle::try_current() {
-                    Ok(runtime) => drop(runtime.spawn(async move { queue.send(command).await })),
+                    Ok(runtime) => {
+                        let late = self.shared.late.clone();
+                        late.send_modify(|count| *count += 1);
+                        drop(runtime.spawn(async move {
+                            let _ = queue.send(command).await;
+                            late.send_modify(|count| *count -= 1);
+                        }));
+                    }
                     Err(_) => queue.blocking_send(command).map_err(|_| self.ended())?,
                 }
                 Ok(())
@@ -448,6 +460,8 @@ impl Log {
 
     /// Writes what is queued, ends the writer and closes the file. Later records are refused.
     pub async fn close(&self) {
+        // What was handed over before belongs into it. The sender is `self`.
+        let _ = self.shared.late.subscribe().wait_for(|count| *count == 0).await;
         // It fails when somebody else closes the log already; either way the end is what there is to wait for.
         let _ = self.shared.queue.send(Command::Close).await;
         let mut head = self.head();
@@ -458,7 +472,7 @@ impl Log {
     fn admit(&self) -> Result<(), LogError> {
         self.check().inspect_err(|error| {
             if matches!(error, LogError::Failed { .. }) {
-                self.shared.failure.lose();
+                self.shared.failure.lose(1);
             }
         })
     }
@@ -524,13 +538,7 @@ fn open_files(path: &Path, unique: &str) -> Result<(Ledger, Found), LogError> {
             Store::create(path, unique, source)?.release()
         })?;
     }
-    let store = open_store(path, unique)?;
-    let journal = store.journal_path();
-    let fresh = file::open(&journal)?.is_none();
-    if fresh {
-        file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
-    }
-    open_ledger(store, fresh)
+    open_ledger(open_store(path, unique)?, unique)
 }
 
 fn open_store(path: &Path, unique: &str) -> Result<Store, LogError> {
@@ -538,11 +546,30 @@ fn open_store(path: &Path, unique: &str) -> Result<Store, LogError> {
     Store::open(path, unique, Box::new(move || store::database(file::reopen(&again)?)))
 }
 
-fn open_ledger(store: Store, fresh: bool) -> Result<(Ledger, Found), LogError> {
+fn open_ledger(store: Store, unique: &str) -> Result<(Ledger, Found), LogError> {
+    let journal = store.journal_path();
+    if file::open(&journal)?.is_none() {
+        // Before one is made: the next attempt would find that, and miss nothing.
+        let contents = store.contents()?;
+        if contents.closed != Some(contents.next) {
+            return Err(store.corrupt("the journal that belongs to it is missing, and with it its last entries"));
+        }
+        file::create(&journal, unique, |empty| file::allocate(&journal, &empty, journal::BYTES))?;
+    }
+    let backend = open_journal(&store)?;
+    Ledger::on_disk(store, backend)
+}
+
+fn open_journal(store: &Store) -> Result<Arc<dyn StorageBackend>, LogError> {
+    let path = store.journal_path();
     let missing = || store.corrupt("the journal that belongs to it is missing");
-    let journal = file::open(&store.journal_path())?.ok_or_else(missing)?;
-    let backend = FileBackend::new(journal).map_err(|error| store.corrupt(&error.to_string()))?;
-    Ledger::on_disk(store, Arc::new(backend), fresh)
+    let journal = file::open(&path)?.ok_or_else(missing)?;
+    let bytes = journal.metadata().map_or(0, |metadata| metadata.len());
+    if bytes != journal::BYTES {
+        let detail = format!("it has {bytes} bytes and was made with {}", journal::BYTES);
+        return Err(LogError::Corrupt { path, detail });
+    }
+    Ok(Arc::new(FileBackend::new(journal).map_err(|error| store.fault(error.into()))?))
 }
 
 async fn blocking<T: Send + 'static>(

@@ -86,8 +86,8 @@ pub(super) struct Contents {
     pub(super) first: u64,
     /// The number of the next entry.
     pub(super) next: u64,
-    /// Whether it was closed in order.
-    pub(super) closed: bool,
+    /// How many entries it had when it was closed in order, and has therefore now; none while it is in use.
+    pub(super) closed: Option<u64>,
     /// The tree over all entries.
     pub(super) edge: Edge,
     /// Names the log.
@@ -186,12 +186,48 @@ impl Store {
                 key + 1
             }
         };
-        let leaves = self.rows(next - next % WIDTH, WIDTH as usize, usize::MAX)?;
-        let leaves = leaves.into_iter().map(|row| row.leaf).collect();
-        let edge = Edge::load(next, leaves, |id| {
+        let edge = self.edge(next, |id| {
             self.tile(id)?.ok_or_else(|| self.corrupt(&format!("tile {} of level {} is missing", id.1, id.0)))
         })?;
-        Ok(Contents { first, next, closed: closed == Some(next), edge, log_id })
+        Ok(Contents { first, next, closed, edge, log_id })
+    }
+
+    fn edge(&self, next: u64, tile: impl FnMut(TileId) -> Result<Tile, LogError>) -> Result<Edge, LogError> {
+        let (first, many) = (next - next % WIDTH, next % WIDTH);
+        let leaves = self.rows(first, many as usize, usize::MAX)?;
+        if leaves.len() as u64 != many {
+            return Err(self.corrupt(&format!("entry {} is missing or not readable", first + leaves.len() as u64)));
+        }
+        Edge::load(next, leaves.into_iter().map(|row| row.leaf).collect(), tile)
+    }
+
+    /// What can be read of a damaged database, at the price of reading it: the entries before the first that is missing
+    /// or unreadable, and what is wrong with that one.
+    pub(super) fn salvage(&self) -> Result<(Contents, Option<String>), LogError> {
+        let (first, closed, log_id) = self.read(|transaction| {
+            let texts = transaction.open_table(TEXTS)?;
+            let log_id = texts.get(LOG_ID)?.map(|text| text.value().to_owned());
+            Ok((number(transaction, FIRST)?.unwrap_or_default(), number(transaction, CLOSED)?, log_id))
+        })?;
+        let log_id = log_id.ok_or_else(|| self.corrupt("it has no name"))?;
+        let (next, hole) = self.read(|transaction| {
+            let mut next = first;
+            for row in transaction.open_table(ENTRIES)?.range(first..)? {
+                let (key, value) = row?;
+                if key.value() != next {
+                    return Ok((next, Some("it is not there, and later ones are".to_owned())));
+                }
+                if Row::decode(value.value()).is_none() {
+                    return Ok((next, Some("it is not readable".to_owned())));
+                }
+                next += 1;
+            }
+            Ok((next, None))
+        })?;
+        // A tile that is missing is for whoever compares them to find.
+        let unknown: Tile = vec![Hash::new([0; 32]); WIDTH as usize].into();
+        let edge = self.edge(next, |id| Ok(self.tile(id).ok().flatten().unwrap_or_else(|| unknown.clone())))?;
+        Ok((Contents { first, next, closed, edge, log_id }, hole))
     }
 
     /// Notes that it is in use from now on: unless it is closed again, the end was none in order.
@@ -217,8 +253,8 @@ impl Store {
         })
     }
 
-    /// Up to `limit` rows from number `from` on; fewer at the end of the log or when they have more than so many
-    /// bytes.
+    /// Up to `limit` rows from number `from` on; fewer at the end of the log, before a damaged one, or when they have
+    /// more than so many bytes.
     pub(super) fn rows(&self, from: u64, limit: usize, bytes: usize) -> Result<Vec<Row>, LogError> {
         let rows = self.read(|transaction| {
             let mut rows = Vec::new();
@@ -235,14 +271,24 @@ impl Store {
             }
             Ok(rows)
         })?;
-        let numbered = rows.into_iter().enumerate().map(|(index, (key, row))| {
+        let mut found = Vec::with_capacity(rows.len());
+        for (index, (key, row)) in rows.into_iter().enumerate() {
             // `from` comes from whoever asks and may be the largest number there is.
-            if key.checked_sub(from) != Some(index as u64) {
-                return Err(self.corrupt("its entries are not numbered without gaps"));
+            let wrong = match row {
+                Some(row) if key.checked_sub(from) == Some(index as u64) => {
+                    found.push(row);
+                    continue;
+                }
+                Some(_) => format!("entry {} is missing", from.saturating_add(index as u64)),
+                None => format!("entry {key} is not readable"),
+            };
+            // Those before it are good; who goes on reading is told.
+            if found.is_empty() {
+                return Err(self.corrupt(&wrong));
             }
-            row.ok_or_else(|| self.corrupt(&format!("entry {key} is not readable")))
-        });
-        numbered.collect()
+            break;
+        }
+        Ok(found)
     }
 
     /// A full tile, where it is here.
@@ -369,7 +415,7 @@ impl Store {
         self.corrupt("the storage engine cannot make sense of it")
     }
 
-    fn fault(&self, error: redb::Error) -> LogError {
+    pub(super) fn fault(&self, error: redb::Error) -> LogError {
         use std::io::ErrorKind;
         let path = self.path.clone();
         match error {

@@ -8,13 +8,16 @@ use std::path::Path;
 use dshield_common::tlog::tile::Tile;
 
 use super::error::LogError;
-use super::ledger::{Found, Ledger};
-use super::{PAGE_BYTES, file, key, open_ledger, open_store};
+use super::ledger::{Damage, Found, Ledger};
+use super::{PAGE_BYTES, file, key, open_journal, open_ledger, open_store};
 
 /// An opened log. No agent can start on it meanwhile.
 pub struct StoredLog {
     pub(super) ledger: Ledger,
     found: Found,
+    damage: Option<Damage>,
+    /// Why no agent would start on it.
+    refusal: Option<String>,
 }
 
 impl fmt::Debug for StoredLog {
@@ -34,8 +37,40 @@ impl StoredLog {
             return Err(LogError::Io { action: "open", path: path.to_owned(), source });
         }
         let unique = key::random_id().map_err(|_| LogError::Random)?;
-        let (ledger, found) = open_ledger(open_store(path, &unique)?, false)?;
-        Ok(Self { ledger, found })
+        let (ledger, found) = open_ledger(open_store(path, &unique)?, &unique)?;
+        Ok(Self { ledger, found, damage: None, refusal: None })
+    }
+
+    /// [`Self::open`], and where that finds damage, what can be read nevertheless: the entries before the first that
+    /// is missing.
+    ///
+    /// # Errors
+    /// There is none, an agent uses it, or nothing of it can be read.
+    pub fn open_damaged(path: &Path) -> Result<Self, LogError> {
+        let error = match Self::open(path) {
+            Err(error @ LogError::Corrupt { .. }) => error,
+            opened => return opened,
+        };
+        let Ok(store) = open_store(path, "") else { return Err(error) };
+        let journal = open_journal(&store);
+        let Ok((ledger, found, damage)) = Ledger::salvaged(store, journal) else { return Err(error) };
+        Ok(Self { ledger, found, damage, refusal: Some(error.to_string()) })
+    }
+
+    /// What is wrong with its files, where that is known without looking at what they hold.
+    pub(super) fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// Whether no agent would start on it.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    /// Why no agent would start on it.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Names the log: 32 hexadecimal digits.

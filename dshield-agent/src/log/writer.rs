@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use dshield_common::log::MAX_ENTRY;
-use dshield_common::log::entry::{Entry, Event, Mode, Record};
+use dshield_common::log::entry::{Entry, Event, LOST_BY_LOG, Mode, Record};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
@@ -43,7 +43,7 @@ pub(super) enum Command {
     Append(Record, Option<Mode>, Option<Reply>),
     /// Tell when everything before this is written, or the log has failed.
     Settle(oneshot::Sender<()>),
-    /// The log takes entries again after a failure.
+    /// The log takes entries again after a failure: count in it what was refused, also when nothing else comes.
     Recovered,
     /// Write what is queued, then end.
     Close,
@@ -71,9 +71,17 @@ struct Batch {
     replies: Vec<Option<Reply>>,
     settling: Vec<oneshot::Sender<()>>,
     bytes: usize,
+    /// How many lost records its first row counts; 0 where that is about something else.
+    confessed: u64,
 }
 
 impl Batch {
+    fn push(&mut self, row: Row, reply: Option<Reply>) {
+        self.bytes += row.bytes();
+        self.rows.push(row);
+        self.replies.push(reply);
+    }
+
     fn full(&self) -> bool {
         self.rows.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES
     }
@@ -108,12 +116,13 @@ impl Writer {
         while let Some(first) = queue.blocking_recv() {
             let due = Instant::now() + LINGER;
             let mut batch = Batch::default();
+            self.confess(&mut batch);
             let mut command = Some(first);
             while let Some(received) = command {
                 match received {
                     Command::Append(record, mode, reply) => self.take(&mut batch, record, mode, reply),
                     Command::Settle(waiting) => batch.settling.push(waiting),
-                    Command::Recovered => self.confess(&mut batch),
+                    Command::Recovered => {}
                     Command::Close => queue.close(),
                 }
                 command = batch.next(&mut queue, timer, due);
@@ -134,29 +143,38 @@ impl Writer {
 
     /// Counts in the log what was refused while it could not be written.
     fn confess(&mut self, batch: &mut Batch) {
+        if self.failure.error().is_some() {
+            return;
+        }
         let count = self.failure.lost();
-        if count > 0 {
-            let source = "records while the log could not be written".to_owned();
-            self.take(batch, Record::agent(Event::Lost { count, source }), None, None);
+        if count == 0 {
+            return;
+        }
+        let source = LOST_BY_LOG.to_owned();
+        match self.seal(self.next, Record::agent(Event::Lost { count, source }), None) {
+            Ok(row) => {
+                batch.push(row, None);
+                batch.confessed = count;
+            }
+            Err(error) => {
+                self.failure.lose(count);
+                self.fail(&error);
+            }
         }
     }
 
     fn take(&mut self, batch: &mut Batch, record: Record, mode: Option<Mode>, reply: Option<Reply>) {
         if let Some(error) = self.failure.error() {
-            self.failure.lose();
+            self.failure.lose(1);
             answer(reply, Err(error));
             return;
         }
         let seq = self.next + batch.rows.len() as u64;
         match self.seal(seq, record, mode) {
-            Ok(row) => {
-                batch.bytes += row.bytes();
-                batch.rows.push(row);
-                batch.replies.push(reply);
-            }
+            Ok(row) => batch.push(row, reply),
             Err(error @ LogError::Random) => {
                 self.fail(&error);
-                self.failure.lose();
+                self.failure.lose(1);
                 answer(reply, Err(error));
             }
             Err(error) => {
@@ -186,19 +204,20 @@ impl Writer {
         }
         // A key that failed in the middle of a batch leaves the rows before it sealed and in order.
         let first = self.next;
-        let error = self.store(&batch.rows).err();
-        if let Some(error) = &error {
-            self.fail(error);
-        }
-        for (seq, reply) in (first..).zip(batch.replies) {
-            let outcome = match (&error, self.failure.error()) {
-                (Some(_), Some(failure)) => {
-                    self.failure.lose();
-                    Err(failure)
-                }
-                _ => Ok(seq),
-            };
-            answer(reply, outcome);
+        let Err(error) = self.store(&batch.rows) else {
+            for (seq, reply) in (first..).zip(batch.replies) {
+                answer(reply, Ok(seq));
+            }
+            return;
+        };
+        self.fail(&error);
+        // What a row counted that was not written is still to be counted, and the row itself was nobody's record.
+        let confession = usize::from(batch.confessed > 0);
+        self.failure.lose(batch.confessed + (batch.rows.len() - confession) as u64);
+        // Said of what happened here: the failure may be over by now, and these rows are not in the log.
+        let cause = error.cause();
+        for reply in batch.replies {
+            answer(reply, Err(LogError::Failed { cause: cause.clone() }));
         }
     }
 
@@ -216,8 +235,7 @@ impl Writer {
     }
 
     fn fail(&self, error: &LogError) {
-        self.failure.set(error);
-        self.keeper.failed();
+        self.keeper.failed(|| self.failure.set(error));
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dshield_common::log::entry::Process;
 use dshield_common::policy::{FunctionPolicy, LogLevel, Policy, UpstreamResolver};
 use tokio::net::{TcpListener, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::ca::Leaves;
@@ -73,6 +73,23 @@ pub struct Proxy {
     resolver: Mutex<Option<(UpstreamResolver, Arc<Resolver>)>>,
     who_asked: WhoAsked,
     connections: Arc<AtomicU64>,
+    serving: Arc<watch::Sender<usize>>,
+}
+
+/// Counts the instances that have not written their last entry.
+struct Unfinished(Arc<watch::Sender<usize>>);
+
+impl Unfinished {
+    fn one_of(all: &Arc<watch::Sender<usize>>) -> Self {
+        all.send_modify(|count| *count += 1);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 /// What all instances of one function share: its policy, with what that counts and asks.
@@ -109,6 +126,8 @@ struct Context {
     /// And for requests: an HTTP/2 connection carries many, and each may need a connection upstream.
     turns: Arc<Semaphore>,
     times: Times,
+    /// Each connection that has entries to write has this context.
+    _unfinished: Unfinished,
 }
 
 /// Serving one instance; dropping it closes every socket and connection of the instance.
@@ -129,7 +148,13 @@ impl Proxy {
     /// A proxy that logs to `log`, with this boot's inspection CA.
     #[must_use]
     pub fn new(log: Log, ca: Arc<InspectionCa>, who_asked: WhoAsked) -> Self {
-        Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default() }
+        Self { log, ca, resolver: Mutex::default(), who_asked, connections: Arc::default(), serving: Arc::default() }
+    }
+
+    /// Resolves when all connections of instances that are served no more have their last entries in the log.
+    pub async fn finished(&self) {
+        // The sender is `self`.
+        let _ = self.serving.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Prepares a function of `policy`, each of whose instances may have so many connections at a time.
@@ -220,6 +245,7 @@ impl Proxy {
             free,
             turns,
             times,
+            _unfinished: Unfinished::one_of(&self.serving),
         }
     }
 }

@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{MsgFlags, recv};
+use nix::sys::socket::sockopt::TcpUserTimeout;
+use nix::sys::socket::{MsgFlags, recv, setsockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -31,6 +32,8 @@ pub(crate) struct Limits {
     pub connections: usize,
     /// From the moment a connection is idle until the next request's head is complete.
     pub head: Duration,
+    /// How long a client may leave an answer unread before its connection is cut off.
+    pub unread: Option<Duration>,
 }
 
 /// The client's end of the connection that a request came by; in the request's extensions.
@@ -65,7 +68,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             Some(_) = connections.join_next() => {}
             (permit, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, router.clone(), limits.head, stopped.clone());
+                    let connection = connection(stream, router.clone(), limits, stopped.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -86,9 +89,13 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     let _ = tokio::time::timeout(GRACE, finished).await;
 }
 
-async fn connection(stream: TcpStream, router: Router, head: Duration, mut stopped: watch::Receiver<()>) {
-    // Both fail only for a connection that is already gone.
+async fn connection(stream: TcpStream, router: Router, limits: Limits, mut stopped: watch::Receiver<()>) {
+    // They fail only for a connection that is already gone.
     let _ = stream.set_nodelay(true);
+    if let Some(unread) = limits.unread {
+        // The kernel's timer, since nothing here is asked while a write waits.
+        let _ = setsockopt(&stream, TcpUserTimeout, &u32::try_from(unread.as_millis()).unwrap_or(u32::MAX));
+    }
     let Ok(peer) = stream.as_fd().try_clone_to_owned() else { return };
     let peer = Peer(Arc::new(peer));
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -98,7 +105,7 @@ async fn connection(stream: TcpStream, router: Router, head: Duration, mut stopp
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(head)
+        .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
@@ -130,9 +137,30 @@ mod tests {
         address
     }
 
+    /// It was told nothing more, and kept its place for ever.
+    #[tokio::test]
+    async fn a_client_that_does_not_read_its_answer_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let large = || async { vec![b'x'; 64 << 20] };
+        let router = Router::new().route("/", get(|| async { "hello" })).route("/large", get(large));
+        let unread = Some(Duration::from_millis(500));
+        let limits = Limits { connections: 1, head: Duration::from_secs(60), unread };
+        tokio::spawn(serve(listener, router, limits, std::future::pending()));
+        let mut lazy = TcpStream::connect(address).await.unwrap();
+        lazy.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        lazy.readable().await.unwrap();
+        let mut next = TcpStream::connect(address).await.unwrap();
+        next.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        let answered = tokio::time::timeout(Duration::from_secs(60), next.read_to_string(&mut text)).await;
+        answered.expect("the place was not given away").unwrap();
+        assert!(text.ends_with("hello"), "{text}");
+    }
+
     #[tokio::test]
     async fn a_client_that_never_finishes_its_request_head_is_cut_off() {
-        let limits = Limits { connections: 1, head: Duration::from_millis(50) };
+        let limits = Limits { connections: 1, head: Duration::from_millis(50), unread: None };
         let address = start(limits, std::future::pending()).await;
         let mut slow = TcpStream::connect(address).await.unwrap();
         slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
@@ -150,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn shutdown_closes_idle_connections() {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let limits = Limits { connections: 8, head: Duration::from_secs(60) };
+        let limits = Limits { connections: 8, head: Duration::from_secs(60), unread: None };
         let address = start(limits, async { drop(stopped.await) }).await;
         let mut idle = TcpStream::connect(address).await.unwrap();
         idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

@@ -48,7 +48,7 @@ pub(super) async fn run(listener: TcpListener, mailbox: Arc<Mailbox>, arn: &str,
     // A function's name is made of header-safe characters; without the ARN the runtime still works.
     let arn = HeaderValue::from_str(arn).unwrap_or(HeaderValue::from_static(""));
     let api = Arc::new(Api { mailbox, arn, reading: Semaphore::new(1) });
-    let limits = Limits { connections: CONNECTIONS, head: timeout + IDLE };
+    let limits = Limits { connections: CONNECTIONS, head: timeout + IDLE, unread: None };
     serve(listener, router(api), limits, std::future::pending()).await;
 }
 

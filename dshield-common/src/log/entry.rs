@@ -113,6 +113,9 @@ pub enum Event {
     },
 }
 
+/// [`Event::Lost`]'s source where the log itself was at fault: the ends of connections may be among them.
+pub const LOST_BY_LOG: &str = "records while the log could not be written";
+
 /// [`Event::Boot`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {

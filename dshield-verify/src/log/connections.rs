@@ -1,6 +1,8 @@
 //! Which connections have no end in the log.
 use std::collections::BTreeMap;
 
+use dshield_common::log::entry::LOST_BY_LOG;
+
 use super::verifier::Head;
 
 /// Numbers of connect entries without an end.
@@ -29,6 +31,8 @@ impl Connections {
             ("close", Some(connection)) => {
                 self.open.remove(&connection);
             }
+            // All connections end when the log cannot be written, and their ends are among what was lost.
+            ("lost", _) if head.source.as_ref().is_some_and(|source| source == LOST_BY_LOG) => self.open.clear(),
             ("boot", _) => {
                 let open = std::mem::take(&mut self.open);
                 // Otherwise the boot entry is the mark of a crash, which ended them.

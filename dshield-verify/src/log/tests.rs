@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dshield_common::log::MAX_ENTRY;
-use dshield_common::log::entry::{Boot, Entry, Event, Previous, Record};
+use dshield_common::log::entry::{Boot, Connect, Entry, Event, LOST_BY_LOG, Previous, Record};
 use dshield_common::log::line::{LineError, SignedEntry};
 use dshield_common::tlog::{Tree, leaf_hash};
 use p256::ecdsa::SigningKey;
@@ -362,4 +362,32 @@ fn after_a_fault_a_verifier_waits_for_the_right_line() {
     assert!(verifier.push(&lines[2]).is_err());
     verifier.push(&lines[1]).unwrap();
     assert_eq!(verifier.finish().unwrap().last_seq, 1);
+}
+
+#[test]
+fn a_connection_without_an_end_is_left_open_unless_the_log_lost_records_or_was_killed() {
+    let connect = |connection| {
+        Event::Connect(Connect {
+            connection,
+            host: "a.example".to_owned(),
+            port: 443,
+            tls: "inspect".to_owned(),
+            rule: "f/egress/0".to_owned(),
+            process: None,
+        })
+    };
+    let lost = |source: &str| Event::Lost { count: 1, source: source.to_owned() };
+    let left_open = |events: Vec<Event>| {
+        let mut log = Log { key: key(1), boot_id: String::new(), entries: Vec::new() };
+        for boot in [1, 2] {
+            log.boot(boot);
+            events.iter().for_each(|event| log.push(event.clone()));
+        }
+        let left = log.verdict().unwrap().left_open;
+        (left.in_order, left.last_boot)
+    };
+    assert_eq!(left_open(vec![connect(7)]), (vec![1], vec![3]));
+    assert_eq!(left_open(vec![connect(7), lost("ring buffer")]), (vec![1], vec![4]));
+    assert_eq!(left_open(vec![connect(7), lost(LOST_BY_LOG)]), (vec![], vec![]));
+    assert_eq!(left_open(vec![lost(LOST_BY_LOG), connect(7)]), (vec![2], vec![5]));
 }

@@ -207,6 +207,8 @@ pub(super) struct Head {
     pub(super) kind: String,
     /// Of those that are about a connection.
     pub(super) connection: Option<u64>,
+    /// Of those that count what was lost: a text.
+    pub(super) source: Option<serde_json::Value>,
     /// Of boot entries.
     pub(super) previous: Option<Previous>,
 }

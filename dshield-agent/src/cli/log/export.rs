@@ -17,6 +17,8 @@ use dshield_common::tlog::{Checkpoint, Note, bundle};
 
 use super::State;
 use crate::log::LogError;
+use crate::log::check::Signatures;
+use crate::log::fsck::{Finding, fsck};
 use crate::log::stored::StoredLog;
 
 /// What `dshield log export` takes.
@@ -38,12 +40,15 @@ enum ExportError {
     File { path: PathBuf, source: io::Error },
     #[error("{} is not empty; give a folder that does not exist yet", .0.display())]
     NotEmpty(PathBuf),
-    #[error("entry {seq} is damaged ({why}); {} holds those before it, and `dshield log fsck` says more", into.display())]
-    Damaged { seq: u64, why: String, into: PathBuf },
+    #[error(
+        "the log is damaged: {}{what}; {} holds {count} entries that are good, and `dshield log fsck` says more",
+        seq.map_or_else(String::new, |seq| format!("entry {seq}: ")), into.display()
+    )]
+    Damaged { seq: Option<u64>, what: String, count: u64, into: PathBuf },
 }
 
 pub(super) fn run(args: &ExportArgs) -> ExitCode {
-    let exported = args.state.open().map_err(ExportError::from).and_then(|log| {
+    let exported = args.state.open_damaged().map_err(ExportError::from).and_then(|log| {
         let count = export(&log, &args.into)?;
         log.close()?;
         Ok(count)
@@ -62,30 +67,29 @@ fn export(log: &StoredLog, into: &Path) -> Result<u64, ExportError> {
     if fs::read_dir(into).map_err(at(into))?.next().is_some() {
         return Err(ExportError::NotEmpty(into.to_owned()));
     }
-    let range = log.range();
-    if let Some(line) = log.pruned_boot()?.filter(|_| range.start > 0) {
+    // What goes out is what verifies.
+    let report = fsck(log, Signatures::All)?;
+    let (first, end) = (report.first, report.first + report.good);
+    if let Some(line) = log.pruned_boot()?.filter(|_| first > 0) {
         write(&into.join("boots.ndjson"), format!("{line}\n").as_bytes())?;
     }
     let path = into.join("entries.ndjson");
     let mut out = BufWriter::new(File::create(&path).map_err(at(&path))?);
     let mut making = Making::default();
-    let mut next = range.start;
-    while next < range.end {
-        let damaged = |seq: u64, why: String| ExportError::Damaged { seq, why, into: into.to_owned() };
-        let lines = log.lines(next, 4096).map_err(|error| damaged(next, error.to_string()))?;
-        if lines.is_empty() {
-            return Err(damaged(next, "it is not there".to_owned()));
-        }
-        for line in lines {
+    let mut next = first;
+    while next < end {
+        let limit = usize::try_from(end - next).unwrap_or(usize::MAX).min(4096);
+        for line in log.lines(next, limit)? {
             writeln!(out, "{line}").map_err(at(&path))?;
-            let signed = SignedEntry::parse(&line).map_err(|error| damaged(next, error.to_string()))?;
-            making.push(next, signed.entry.as_bytes());
+            // What was found good is readable.
+            let entry = SignedEntry::parse(&line).map(|signed| signed.entry).unwrap_or_default();
+            making.push(next, entry.as_bytes());
             next += 1;
-            making.write(next, range.end, into)?;
+            making.write(next, end, into)?;
         }
     }
     out.into_inner().map_err(|error| at(&path)(error.into_error()))?.sync_all().map_err(at(&path))?;
-    for tile in tiles(range.end) {
+    for tile in tiles(end).filter(|tile| !report.bad_tiles.contains(&(tile.level(), tile.index()))) {
         if let Some(bytes) = log.tile(tile)? {
             write(&into.join(tile.to_string()), &bytes)?;
         }
@@ -93,12 +97,19 @@ fn export(log: &StoredLog, into: &Path) -> Result<u64, ExportError> {
     // One that is about another size would only mislead.
     let closing = log.checkpoint()?.filter(|text| {
         let checkpoint = text.parse::<Note>().ok().and_then(|note| Checkpoint::from_note(&note).ok());
-        checkpoint.is_some_and(|checkpoint| checkpoint.size() == range.end)
+        checkpoint.is_some_and(|checkpoint| checkpoint.size() == end) && report.checkpoint != Some(false)
     });
     if let Some(text) = closing {
         write(&into.join("checkpoint"), text.as_bytes())?;
     }
-    Ok(range.end - range.start)
+    let damaged =
+        end < report.next || log.is_damaged() || !report.bad_tiles.is_empty() || report.checkpoint == Some(false);
+    match report.findings.into_iter().next().filter(|_| damaged) {
+        Some(Finding { seq, what }) => {
+            Err(ExportError::Damaged { seq, what, count: report.good, into: into.to_owned() })
+        }
+        None => Ok(report.good),
+    }
 }
 
 /// The entry bundle in the making.

@@ -22,7 +22,7 @@ pub(in crate::cli) struct FsckArgs {
 
 pub(super) fn run(args: &FsckArgs) -> ExitCode {
     let signatures = if args.hashes_only { Signatures::None } else { Signatures::All };
-    let report = args.state.open().and_then(|log| {
+    let report = args.state.open_damaged().and_then(|log| {
         let report = fsck(&log, signatures)?;
         log.close()?;
         Ok(report)
@@ -41,7 +41,7 @@ pub(super) fn run(args: &FsckArgs) -> ExitCode {
 }
 
 fn told(report: &Report, signatures: Signatures) -> String {
-    let Report { log_id, first, next, good, boots, closed, checkpoint, findings } = report;
+    let Report { log_id, first, next, good, boots, closed, checkpoint, findings, .. } = report;
     let mut text = format!("log {log_id}: {} entries", next - first);
     if *first > 0 {
         text.push_str(&format!(", {first} to {} (those before were pruned)", next.saturating_sub(1)));

@@ -39,7 +39,16 @@ struct State {
 
 impl State {
     fn open(&self) -> Result<StoredLog, LogError> {
-        StoredLog::open(&self.state.join(crate::agent::LOG_FILE))
+        StoredLog::open(&self.file())
+    }
+
+    /// For whoever looks at a damaged one too.
+    fn open_damaged(&self) -> Result<StoredLog, LogError> {
+        StoredLog::open_damaged(&self.file())
+    }
+
+    fn file(&self) -> PathBuf {
+        self.state.join(crate::agent::LOG_FILE)
     }
 }
 

@@ -5,14 +5,19 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use dshield_common::log::entry::Boot;
 use dshield_common::log::line::SignedEntry;
-use dshield_common::tlog::{Checkpoint, Note, VerifierKey};
+use dshield_common::tlog::note::VerifyError as NoteError;
+use dshield_common::tlog::range::frontier;
+use dshield_common::tlog::tile::Tile;
+use dshield_common::tlog::{Checkpoint, Hash, Note, TileReader, Tree, VerifierKey, leaf_hash};
 use dshield_verify::log::{Expectations, KeyError, LogFault, LogKey, Start};
 use serde::Serialize;
 
 use crate::cli::client::{Client, ClientError, printable};
 use crate::cli::logs;
 use crate::log::check::{Checker, Signatures};
+use crate::log::fsck::boot_key;
 
 /// What `dshield log verify` takes.
 #[derive(Debug, clap::Args)]
@@ -134,6 +139,10 @@ fn printable_lines(text: &str) -> String {
     text.lines().map(|line| printable(line).to_string() + "\n").collect()
 }
 
+/// Why a checkpoint of a shortened log cannot be held against it.
+const NOT_HERE: &str =
+    "the entries before the first one are not here, nor the tree over them, so it says nothing of them";
+
 /// A checkpoint that the log is held to.
 struct Held {
     what: String,
@@ -168,7 +177,7 @@ async fn verify(args: VerifyArgs) -> Result<Verified, VerifyError> {
             }
         };
         let expectations = Expectations { last_key: Some(key), ..Expectations::default() };
-        let mut judge = Judge::new(expectations, signatures, held, vkeys);
+        let mut judge = Judge::new(expectations, signatures, held, vkeys, None);
         let mut next = 0;
         loop {
             let page = logs::page(&client, next).await?;
@@ -178,17 +187,17 @@ async fn verify(args: VerifyArgs) -> Result<Verified, VerifyError> {
                 next += 1;
             }
             if next == before {
-                return judge.finish(0, key_by);
+                return judge.finish(key_by);
             }
         }
     }
     let path = PathBuf::from(&args.log);
-    let (lines, boots) = if path.is_dir() {
+    let (lines, folder) = if path.is_dir() {
         let closing = path.join("checkpoint");
         if closing.exists() {
             held.push(read_checkpoint(&closing)?);
         }
-        (path.join("entries.ndjson"), Some(path.join("boots.ndjson")))
+        (path.join("entries.ndjson"), Some(path))
     } else {
         (path, None)
     };
@@ -197,18 +206,68 @@ async fn verify(args: VerifyArgs) -> Result<Verified, VerifyError> {
     let mut first_line = String::new();
     reader.read_line(&mut first_line).map_err(unreadable)?;
     let first = SignedEntry::parse(first_line.trim_end_matches('\n')).map_or(0, |signed| signed.seq);
-    let start = if first == 0 { Start::Beginning } else { Start::Page { seq: first, key: start_key(first, boots)? } };
-    let mut judge = Judge::new(Expectations { start, last_key: key }, signatures, held, vkeys);
+    let (start, before) = if first == 0 {
+        (Start::Beginning, None)
+    } else {
+        let before = Before::read(first, folder.as_deref(), held.iter().map(|held| held.checkpoint.size()).max())?;
+        // An entry that is a boot entry itself brings its key.
+        let own = boot_key(first_line.trim_end_matches('\n'));
+        let key = own.or_else(|| before.boot.as_deref().and_then(boot_key)).ok_or(VerifyError::NoStart(first))?;
+        (Start::Page { seq: first, key }, Some(before))
+    };
+    let mut judge = Judge::new(Expectations { start, last_key: key }, signatures, held, vkeys, before);
     for line in first_line.as_bytes().chain(reader).lines() {
         judge.push(&line.map_err(unreadable)?)?;
     }
-    judge.finish(first, key_by)
+    judge.finish(key_by)
+}
+
+/// What an exported folder says of the entries before the first that is in it.
+struct Before {
+    first: u64,
+    /// The line of the last boot entry among them.
+    boot: Option<String>,
+    /// The tree over them, as the folder's tiles have it; nobody vouches for it but a checkpoint that holds.
+    tree: Option<Tree>,
+}
+
+impl Before {
+    /// `size` is that of the tree whose tiles are there.
+    fn read(first: u64, folder: Option<&Path>, size: Option<u64>) -> Result<Self, VerifyError> {
+        let Some(folder) = folder else { return Ok(Self { first, boot: None, tree: None }) };
+        let path = folder.join("boots.ndjson");
+        let boots = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            read => read.map_err(|source| VerifyError::File { path, source })?,
+        };
+        let mut tiles = TileReader::new(size.unwrap_or(first), |tile: Tile| {
+            // A folder of a larger tree has it in full.
+            let full = Tile::new(tile.level(), tile.index(), 256).map_err(io::Error::other)?;
+            fs::read(folder.join(tile.to_string())).or_else(|_| fs::read(folder.join(full.to_string())))
+        });
+        let hashes: Option<Vec<_>> = frontier(first).map(|node| tiles.read(node).ok()).collect();
+        let tree = hashes.and_then(|hashes| Tree::from_parts(first, hashes).ok());
+        Ok(Self { first, boot: boots.lines().last().map(str::to_owned), tree })
+    }
+
+    /// The keys for checkpoints that the boot lists.
+    fn checkpoint_keys(&self) -> Vec<VerifierKey> {
+        let signed = self.boot.as_deref().and_then(|line| SignedEntry::parse(line).ok());
+        let boot = signed.and_then(|signed| serde_json::from_str::<Boot>(&signed.entry).ok());
+        boot.iter().flat_map(|boot| &boot.checkpoint_keys).filter_map(|key| key.parse().ok()).collect()
+    }
 }
 
 /// Takes lines, and looks at the tree where a checkpoint says something of it.
 struct Judge {
     checker: Checker,
     signatures: Signatures,
+    /// The number of the first line.
+    first: u64,
+    /// The tree over all, where lines before the first are known by their hashes only.
+    tree: Option<Tree>,
+    /// Keys for checkpoints, until a line lists others.
+    keys: Vec<VerifierKey>,
     held: BTreeMap<u64, Vec<Held>>,
     vkeys: Vec<VerifierKey>,
     checkpoints: Vec<String>,
@@ -217,58 +276,90 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(expectations: Expectations, signatures: Signatures, held: Vec<Held>, vkeys: Vec<VerifierKey>) -> Self {
+    fn new(
+        expectations: Expectations,
+        signatures: Signatures,
+        held: Vec<Held>,
+        vkeys: Vec<VerifierKey>,
+        before: Option<Before>,
+    ) -> Self {
         let mut by_size: BTreeMap<u64, Vec<Held>> = BTreeMap::new();
         for held in held {
             by_size.entry(held.checkpoint.size()).or_default().push(held);
         }
         let checker = Checker::new(expectations, signatures);
-        Self { checker, signatures, held: by_size, vkeys, checkpoints: Vec::new(), vouched: false }
+        let keys = before.as_ref().map(Before::checkpoint_keys).unwrap_or_default();
+        let (first, tree) = before.map_or((0, None), |before| (before.first, before.tree));
+        Self { checker, signatures, first, tree, keys, held: by_size, vkeys, checkpoints: Vec::new(), vouched: false }
+    }
+
+    /// How many entries there are up to here, those before the first line included.
+    fn size(&self) -> u64 {
+        self.first + self.checker.count()
+    }
+
+    fn root(&self) -> Option<Hash> {
+        self.checker.root().or_else(|| self.tree.as_ref().map(Tree::root))
     }
 
     fn push(&mut self, line: &str) -> Result<(), VerifyError> {
-        self.checker.push(line)?;
+        if let Err(fault) = self.checker.push(line) {
+            return Err(self.explained(fault.into()));
+        }
+        if let (Some(tree), Ok(signed)) = (&mut self.tree, SignedEntry::parse(line)) {
+            tree.append(leaf_hash(signed.entry.as_bytes()));
+        }
         self.vouched = false;
-        for held in self.held.remove(&self.checker.count()).unwrap_or_default() {
-            self.hold(&held)?;
+        for held in self.held.remove(&self.size()).unwrap_or_default() {
+            if let Err(error) = self.hold(&held) {
+                return Err(self.explained(error));
+            }
         }
         Ok(())
+    }
+
+    /// Of what shows late, such as a boot entry that names another hash of all before it, the entry that it comes from.
+    fn explained(&mut self, error: VerifyError) -> VerifyError {
+        match self.checker.bad() {
+            [] => error,
+            bad => VerifyError::Signatures(bad.to_vec()),
+        }
     }
 
     fn hold(&mut self, held: &Held) -> Result<(), VerifyError> {
         let size = held.checkpoint.size();
         let fail = |why: String| VerifyError::Checkpoint { what: held.what.clone(), why };
-        let trusted = !self.vkeys.is_empty();
-        let keys = if trusted { self.vkeys.as_slice() } else { self.checker.checkpoint_keys() };
-        held.note.verified_by(keys).map_err(|error| fail(error.to_string()))?;
-        match self.checker.root() {
-            Some(root) if root == held.checkpoint.root() => {}
-            Some(root) => {
-                let why = format!(
-                    "it says that the first {size} entries have the root {}, and these have {root}: entries were changed, or there are two logs",
-                    held.checkpoint.root()
-                );
-                return Err(fail(why));
-            }
-            None => {
-                return Err(fail(
-                    "the entries before the first one are not here, so it says nothing of them".to_owned(),
-                ));
-            }
+        let listed = match self.checker.checkpoint_keys() {
+            [] => self.keys.as_slice(),
+            listed => listed,
+        };
+        // One of another boot is signed by another key than the one that was given, perhaps, and has to hold too.
+        let trusted = held.note.verified_by(&self.vkeys);
+        let signed = match &trusted {
+            Err(NoteError::Unverified) => held.note.verified_by(listed),
+            trusted => trusted.clone(),
+        };
+        let root = self.root().ok_or_else(|| fail(NOT_HERE.to_owned()))?;
+        if root != held.checkpoint.root() {
+            let why = format!(
+                "it says that the first {size} entries have the root {}, and these have {root}: entries were changed, or there are two logs",
+                held.checkpoint.root()
+            );
+            return Err(fail(why));
         }
-        let by = if trusted { "by a key that you gave" } else { "by a key that the log itself lists" };
+        signed.map_err(|error| fail(error.to_string()))?;
+        let by = if trusted.is_ok() { "by a key that you gave" } else { "by a key that the log itself lists" };
         self.checkpoints.push(format!("{} holds: {size} entries, signed {by}", held.what));
-        self.vouched = trusted;
+        self.vouched |= trusted.is_ok();
         Ok(())
     }
 
-    fn finish(self, first: u64, key_by: Option<String>) -> Result<Verified, VerifyError> {
-        let count = self.checker.count();
-        if let Some(held) = self.held.into_values().flatten().next() {
+    fn finish(mut self, key_by: Option<String>) -> Result<Verified, VerifyError> {
+        let (first, count) = (self.first, self.size());
+        if let Some(held) = std::mem::take(&mut self.held).into_values().flatten().next() {
             let size = held.checkpoint.size();
-            // The tree of a copy without its beginning is not known here.
-            let why = if first > 0 {
-                "the entries before the first one are not here, so it says nothing of them".to_owned()
+            let why = if size <= first {
+                NOT_HERE.to_owned()
             } else {
                 format!("it says that there were {size} entries, and there are {count}: the log was cut or rolled back")
             };
@@ -277,7 +368,7 @@ impl Judge {
         if self.signatures == Signatures::None && !self.vouched {
             return Err(VerifyError::NoCheckpoint { count });
         }
-        let root = self.checker.root().map(|root| root.to_string());
+        let root = self.root().map(|root| root.to_string());
         let (summary, bad) = self.checker.finish()?;
         if !bad.is_empty() {
             return Err(VerifyError::Signatures(bad));
@@ -305,20 +396,6 @@ fn parse_checkpoint(what: &str, text: &str) -> Result<Held, VerifyError> {
     let note: Note = text.parse().map_err(|error| fail(format!("it is no signed note: {error}")))?;
     let checkpoint = Checkpoint::from_note(&note).map_err(|error| fail(format!("it is no checkpoint: {error}")))?;
     Ok(Held { what: what.to_owned(), note, checkpoint })
-}
-
-/// The key of the boot to which entry `first` belongs, as the export has it.
-fn start_key(first: u64, boots: Option<PathBuf>) -> Result<LogKey, VerifyError> {
-    #[derive(serde::Deserialize)]
-    struct Boot {
-        key: String,
-    }
-    let path = boots.filter(|path| path.exists()).ok_or(VerifyError::NoStart(first))?;
-    let text = fs::read_to_string(&path).map_err(|source| VerifyError::File { path: path.clone(), source })?;
-    let signed = text.lines().last().and_then(|line| SignedEntry::parse(line).ok());
-    let boot = signed.and_then(|signed| serde_json::from_str::<Boot>(&signed.entry).ok());
-    let boot = boot.ok_or(VerifyError::NoStart(first))?;
-    LogKey::from_pem(&boot.key).map_err(|source| VerifyError::Key { path, source })
 }
 
 fn read_key(path: &Path) -> Result<LogKey, VerifyError> {

@@ -20,8 +20,10 @@ struct State {
     operations: u64,
     /// From this operation on each fails, and does nothing.
     fails_from: Option<u64>,
-    /// Operations wait meanwhile.
-    stalled: bool,
+    /// Whether those of the database go on nevertheless.
+    spares_database: bool,
+    /// Operations on these files wait meanwhile.
+    stalled: [bool; 2],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -133,7 +135,12 @@ impl Disk {
             Store::create(path, &log_id, self.source())?.release()?;
         }
         let store = Store::open(path, &log_id, self.source())?;
-        Ledger::on_disk(store, Arc::new(Backend(self.clone(), JOURNAL)), false)
+        Ledger::on_disk(store, self.journal())
+    }
+
+    /// The journal's file.
+    pub(super) fn journal(&self) -> Arc<dyn StorageBackend> {
+        Arc::new(Backend(self.clone(), JOURNAL))
     }
 
     fn source(&self) -> store::Source {
@@ -147,17 +154,29 @@ impl Disk {
         state.fails_from = Some(state.operations + count);
     }
 
+    /// The same for those of the journal only.
+    pub(super) fn fail_journal_after(&self, count: u64) {
+        self.fail_after(count);
+        self.state().spares_database = true;
+    }
+
     pub(super) fn repair(&self) {
-        self.state().fails_from = None;
+        let mut state = self.state();
+        (state.fails_from, state.spares_database) = (None, false);
     }
 
     /// Makes operations wait until [`Self::resume`].
     pub(super) fn stall(&self) {
-        self.state().stalled = true;
+        self.state().stalled = [true; 2];
+    }
+
+    /// Makes those of the database wait.
+    pub(super) fn stall_database(&self) {
+        self.state().stalled[DATABASE] = true;
     }
 
     pub(super) fn resume(&self) {
-        self.state().stalled = false;
+        self.state().stalled = [false; 2];
         self.resumed.notify_all();
     }
 
@@ -183,17 +202,18 @@ impl Disk {
         self.state.lock().unwrap()
     }
 
-    fn operate(&self) -> Result<MutexGuard<'_, State>, Error> {
-        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled).unwrap();
+    fn operate(&self, file: usize) -> Result<MutexGuard<'_, State>, Error> {
+        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled[file]).unwrap();
         state.operations += 1;
-        if state.fails_from.is_some_and(|from| state.operations > from) {
+        let spared = state.spares_database && file == DATABASE;
+        if !spared && state.fails_from.is_some_and(|from| state.operations > from) {
             return Err(Error::new(ErrorKind::StorageFull, "no space left on the test disk"));
         }
         Ok(state)
     }
 
     fn change(&self, file: usize, change: Change) -> Result<(), Error> {
-        let mut state = self.operate()?;
+        let mut state = self.operate(file)?;
         change.apply(&mut state.files[file].live);
         state.files[file].unsynced.push(change);
         Ok(())
@@ -228,7 +248,7 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> Result<(), Error> {
-        let mut state = self.0.operate()?;
+        let mut state = self.0.operate(self.1)?;
         let file = &mut state.files[self.1];
         for change in std::mem::take(&mut file.unsynced) {
             change.apply(&mut file.synced);

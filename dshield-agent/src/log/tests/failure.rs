@@ -133,3 +133,48 @@ async fn a_log_that_cannot_write_its_boot_entry_does_not_open() {
     let refused = start(&disk);
     assert!(matches!(refused, Err(LogError::Io { .. })), "{refused:?}");
 }
+
+/// The writer failed while the keeper carried rows over: the keeper's success passed for the end of that failure, so
+/// that nobody tried again, or what was not written was acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_fails_again_and_again_while_rows_are_carried_over_recovers_each_time() {
+    let disk = Disk::with_journal(128 << 10);
+    let log = start(&disk).unwrap();
+    let random = &mut Random::new(7);
+    let mut acknowledged = Vec::new();
+    let mut refused = 0;
+    for round in 0..30 {
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let log = log.clone();
+                tokio::spawn(async move {
+                    let mut done = Vec::new();
+                    for turn in 0.. {
+                        let id = 1 << 40 | round << 20 | writer << 16 | turn;
+                        match log.append(record(id)).await {
+                            Ok(seq) => done.push((seq, id)),
+                            Err(LogError::Failed { .. }) => return done,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    done
+                })
+            })
+            .collect();
+        disk.fail_journal_after(random.next() % 200);
+        for writer in writers {
+            acknowledged.extend(writer.await.unwrap());
+            refused += 1;
+        }
+        disk.repair();
+        acknowledged.push((recovered(&log).await, 2000));
+    }
+    log.settled().await;
+    let found = lines(&log).await;
+    for (seq, expected) in acknowledged {
+        assert_eq!(found.get(usize::try_from(seq).unwrap()).and_then(|line| id(line)), Some(expected), "entry {seq}");
+    }
+    let counted: Vec<_> = found.iter().filter(|line| line.contains("while the log could not be written")).collect();
+    assert!(counted.iter().filter_map(|line| id(line)).sum::<u64>() >= refused, "{refused}: {counted:?}");
+    verify(&log).await;
+}

@@ -3,9 +3,13 @@
 mod damage;
 mod disk;
 mod failure;
+mod faults;
+mod hostile;
 mod kill;
 mod numbering;
 mod power;
+mod random;
+mod shelved;
 
 use std::path::Path;
 

@@ -242,6 +242,27 @@ async fn a_closed_log_has_written_what_was_queued_and_takes_no_more() {
     assert_eq!(verify(&open(&path)).await.entries, 102);
 }
 
+/// The last entry of a connection, handed over by a destructor while the queue was full, came after the end.
+#[tokio::test]
+async fn what_came_when_the_queue_was_full_is_written_before_the_log_closes() {
+    let disk = Disk::new();
+    let (ledger, found) = disk.ledger().unwrap();
+    let log = Log::start(ledger, Some(found), "0".repeat(32), facts()).unwrap();
+    disk.stall();
+    let many = 3 * QUEUE as u64;
+    for id in 0..many {
+        log.enqueue_now(record(id)).unwrap();
+    }
+    let closing = tokio::spawn({
+        let log = log.clone();
+        async move { log.close().await }
+    });
+    disk.resume();
+    closing.await.unwrap();
+    let (ledger, _) = disk.ledger().unwrap();
+    assert_eq!(ledger.next(), 1 + many);
+}
+
 #[tokio::test]
 async fn writers_wait_while_the_queue_is_full() {
     let disk = Disk::new();
