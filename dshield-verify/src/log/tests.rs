@@ -391,3 +391,29 @@ fn a_connection_without_an_end_is_left_open_unless_the_log_lost_records_or_was_k
     assert_eq!(left_open(vec![connect(7), lost(LOST_BY_LOG)]), (vec![], vec![]));
     assert_eq!(left_open(vec![lost(LOST_BY_LOG), connect(7)]), (vec![2], vec![5]));
 }
+
+/// A boot that listed another P-256 key for its checkpoints could sign a tree that its entries do not make.
+#[test]
+fn keys_for_checkpoints_are_the_boots_own_or_none() {
+    let with_keys = |keys: Vec<String>| {
+        let mut log = Log { key: key(1), boot_id: format!("{:032x}", 1), entries: Vec::new() };
+        log.push(Event::Boot(Boot {
+            version: "0".to_owned(),
+            key: log_key(1).to_pem(),
+            sha256: BTreeMap::new(),
+            isolation: None,
+            memory_only: false,
+            log_id: None,
+            checkpoint_keys: keys,
+            previous: None,
+        }));
+        log.verdict().map(|summary| summary.checkpoint_keys.len())
+    };
+    let vkey = |number: u8| {
+        let spki = p256::pkcs8::EncodePublicKey::to_public_key_der(key(number).verifying_key()).unwrap();
+        VerifierKey::ecdsa_p256("log".parse().unwrap(), spki.as_bytes()).unwrap().to_string()
+    };
+    assert_eq!(with_keys(vec![vkey(1)]), Ok(1));
+    assert_eq!(with_keys(vec![vkey(2)]), Err(LogFault::OtherKey { seq: 0 }));
+    assert!(matches!(with_keys(vec!["x".to_owned()]), Err(LogFault::CheckpointKey { seq: 0, .. })));
+}

@@ -143,3 +143,35 @@ async fn no_changed_byte_gets_a_false_entry_past_the_verifier() {
     }
     assert!(noticed > 20, "only {noticed} changes were noticed");
 }
+
+/// Format 1 had neither tiles nor a journal nor a name.
+#[tokio::test]
+async fn a_log_of_the_first_format_gets_its_tree_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.redb");
+    let log = open(&path);
+    for id in 0..600 {
+        drop(log.enqueue(record(id)).await.unwrap());
+    }
+    log.close().await;
+    let database = Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let tiles: TableDefinition<'_, (u8, u64), &[u8]> = TableDefinition::new("tiles");
+    let texts: TableDefinition<'_, &str, &str> = TableDefinition::new("texts");
+    let meta: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+    assert!(transaction.delete_table(tiles).unwrap() && transaction.delete_table(texts).unwrap());
+    transaction.open_table(meta).unwrap().insert("format", 1).unwrap();
+    transaction.open_table(meta).unwrap().remove("closed").unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    fs::remove_file(path.with_extension("journal")).unwrap();
+
+    let log = open(&path);
+    assert_eq!(log.append(record(7)).await.unwrap(), 602);
+    assert_eq!(verify(&log).await.root, Some(log.tree_head().1));
+    let receipt = log.receipt(300).await.unwrap();
+    let leaf = SignedEntry::parse(&lines(&log).await[300]).unwrap().entry;
+    receipt.verify(&dshield_common::tlog::leaf_hash(leaf.as_bytes()), log.checkpoint_keys()).unwrap();
+    log.close().await;
+    assert_eq!(lines(&open(&path)).await.len(), 604);
+}
