@@ -9,10 +9,15 @@ pub mod client_hello;
 pub mod dns;
 pub mod framing;
 pub mod host_name;
+pub mod log;
 pub mod log_line;
 pub mod mutate;
+pub mod note;
 pub mod path;
 pub mod policy;
+pub mod receipt;
+pub mod tile_path;
+pub mod trust_policy;
 
 /// A parser of hostile bytes.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "dns", check: dns::check, words: dns::WORDS },
     Target { name: "framing", check: framing::check, words: framing::WORDS },
     Target { name: "log_line", check: log_line::check, words: log_line::WORDS },
+    Target { name: "log", check: log::check, words: log::WORDS },
+    Target { name: "note", check: note::check, words: note::WORDS },
+    Target { name: "receipt", check: receipt::check, words: receipt::WORDS },
+    Target { name: "tile_path", check: tile_path::check, words: tile_path::WORDS },
+    Target { name: "trust_policy", check: trust_policy::check, words: trust_policy::WORDS },
 ];
 
 /// Runs `work` where timers are; none of them is waited for.

@@ -12,8 +12,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dshield_agent::proxy::fuzz;
+use dshield_common::tlog::{Checkpoint, Note, Receipt, TrustPolicy};
 use dshield_fuzz::mutate::Mutator;
 use dshield_fuzz::{TARGETS, Target, dns};
+use dshield_verify::log::{Expectations, verify_lines};
 
 /// No input of a few kilobytes may take this long, on the slowest machine.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -112,6 +114,15 @@ fn the_good_inputs_are_understood() {
     let hello = runtime.block_on(fuzz::client_hello(include_bytes!("../corpus/client_hello/tls13"), 3));
     let (name, encrypted) = hello.expect("a hello");
     assert_eq!((name.map(|name| name.to_string()).as_deref(), encrypted), (Some("a.example"), false));
+    let text = |bytes: &'static [u8]| std::str::from_utf8(bytes).expect("text");
+    let note: Note = text(include_bytes!("../corpus/note/checkpoint1")).parse().expect("a note");
+    assert!(Checkpoint::from_note(&note).is_ok_and(|checkpoint| checkpoint.size() == 8));
+    let receipt: Receipt = text(include_bytes!("../corpus/receipt/last1")).parse().expect("a receipt");
+    assert_eq!(receipt.proof().len(), 3);
+    let policy = TrustPolicy::parse(include_bytes!("../corpus/trust_policy/example")).expect("a policy");
+    assert_eq!((policy.logs().len(), policy.witnesses().len()), (1, 3));
+    let lines = text(include_bytes!("../corpus/log/two-boots")).lines();
+    assert!(verify_lines(lines, Expectations::default()).is_ok_and(|summary| summary.boots == 2));
     let reply = dns::answer(include_bytes!("../corpus/dns/a")).expect("a reply");
     assert_eq!(reply.answers.len(), 1);
 }

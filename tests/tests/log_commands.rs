@@ -168,7 +168,7 @@ fn a_pruned_log_goes_on_is_whole_and_proves_what_was_removed() {
     let closing = fs::read_to_string(copy.join("checkpoint")).expect("it was exported");
     let said = verify(&copy, &[]).printed();
     assert!(said.contains(&format!("256 to {}", before - 1)) && said.contains("checkpoint holds"), "{said}");
-    verify(&copy.join("entries.ndjson"), &[]).failed_saying(&["begins with entry 256", "dshield log export"]);
+    verify(copy.join("entries.ndjson"), &[]).failed_saying(&["begins with entry 256", "dshield log export"]);
 
     let mut agent = shelf.start();
     let gone = agent.get("/v1/log/entries?from=255");
@@ -191,7 +191,7 @@ fn a_pruned_log_goes_on_is_whole_and_proves_what_was_removed() {
     shelf.whole();
     let old = shelf.path("closing");
     fs::write(&old, closing).expect("the folder is ours");
-    let said = verify(&shelf.export("later"), &["--checkpoint", &old.to_string_lossy()]).printed();
+    let said = verify(shelf.export("later"), &["--checkpoint", &old.to_string_lossy()]).printed();
     assert_eq!(said.matches(" holds: ").count(), 2, "{said}");
 }
 

@@ -31,8 +31,8 @@ fn checkpoint(shelf: &Shelf, agent: &Agent, name: &str) -> String {
 
 /// The keys for checkpoints that the last boot entry lists, as arguments.
 fn vkeys(lines: &[String]) -> Vec<String> {
-    let boots = lines.iter().filter(|line| line.contains("\"kind\":\"boot\""));
-    let boot: Value = serde_json::from_str(boots.last().expect("each log has one")).expect("a line");
+    let mut boots = lines.iter().rev().filter(|line| line.contains("\"kind\":\"boot\""));
+    let boot: Value = serde_json::from_str(boots.next().expect("each log has one")).expect("a line");
     let keys = boot["entry"]["checkpoint_keys"].as_array().expect("it lists them");
     keys.iter().flat_map(|key| ["--vkey".to_owned(), key.as_str().expect("text").to_owned()]).collect()
 }

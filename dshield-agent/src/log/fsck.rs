@@ -64,6 +64,10 @@ pub fn fsck(log: &StoredLog, signatures: Signatures) -> Result<Report, LogError>
     if let Some(damage) = log.damage() {
         report.find(damage.seq, damage.what.clone());
     }
+    if range.is_empty() && log.refusal().is_none() {
+        // The agent that made it did not get to its boot entry.
+        return Ok(report);
+    }
     let Some(start) = start(log, &mut report)? else { return Ok(report) };
     let mut checker = Checker::new(Expectations { start, last_key: None }, signatures);
     let mut tree = Tiles::new(log, range.start);

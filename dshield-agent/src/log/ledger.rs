@@ -195,12 +195,14 @@ impl Ledger {
     /// # Errors
     /// It is not known whether they are on the disk; [`Self::recover`] before the next attempt.
     pub(super) fn append(&self, rows: &[Row]) -> Result<Appended, LogError> {
-        if let Some(disk) = &self.disk {
+        // Held until the rows are known: whoever restarts the journal in between would not count them.
+        let mut journal = self.disk.as_ref().map(Disk::journal).transpose()?;
+        if let (Some(journal), Some(disk)) = (&mut journal, &self.disk) {
             let (next, taken) = {
                 let state = self.read();
                 (state.next(), state.tail_first)
             };
-            let appended = disk.journal()?.append(next, rows, taken);
+            let appended = journal.append(next, rows, taken);
             if appended.map_err(|error| disk.store.journal_fault(error))? == Appended::Full {
                 return Ok(Appended::Full);
             }
@@ -263,8 +265,10 @@ impl Ledger {
         let Some(disk) = &self.disk else { return Ok(()) };
         disk.store.reopen()?;
         self.take()?;
+        let mut journal = disk.journal()?;
+        // Behind what a write that was under way has made durable meanwhile.
         let next = self.next();
-        disk.journal()?.restart(next).map_err(|error| disk.store.journal_fault(error))
+        journal.restart(next).map_err(|error| disk.store.journal_fault(error))
     }
 
     /// Carries over what is left, notes that the end is in order, with the last checkpoint, and releases the files.

@@ -136,7 +136,7 @@ fn told(verified: &Verified) -> String {
 
 /// What is in a log is somebody's text; line ends are ours.
 fn printable_lines(text: &str) -> String {
-    text.lines().map(|line| printable(line).to_string() + "\n").collect()
+    text.lines().map(|line| printable(line) + "\n").collect()
 }
 
 /// Why a checkpoint of a shortened log cannot be held against it.

@@ -24,6 +24,8 @@ struct State {
     spares_database: bool,
     /// Operations on these files wait meanwhile.
     stalled: [bool; 2],
+    /// How many do.
+    waiting: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -175,6 +177,17 @@ impl Disk {
         self.state().stalled[DATABASE] = true;
     }
 
+    /// Makes those of the journal wait.
+    pub(super) fn stall_journal(&self) {
+        self.state().stalled[JOURNAL] = true;
+    }
+
+    /// How many operations wait, and how many were done.
+    pub(super) fn progress(&self) -> (usize, u64) {
+        let state = self.state();
+        (state.waiting, state.operations)
+    }
+
     pub(super) fn resume(&self) {
         self.state().stalled = [false; 2];
         self.resumed.notify_all();
@@ -203,7 +216,10 @@ impl Disk {
     }
 
     fn operate(&self, file: usize) -> Result<MutexGuard<'_, State>, Error> {
-        let mut state = self.resumed.wait_while(self.state(), |state| state.stalled[file]).unwrap();
+        let mut state = self.state();
+        state.waiting += 1;
+        let mut state = self.resumed.wait_while(state, |state| state.stalled[file]).unwrap();
+        state.waiting -= 1;
         state.operations += 1;
         let spared = state.spares_database && file == DATABASE;
         if !spared && state.fails_from.is_some_and(|from| state.operations > from) {

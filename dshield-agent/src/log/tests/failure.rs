@@ -3,6 +3,8 @@ use std::time::{Duration, Instant};
 
 use super::disk::{Disk, Images, Random};
 use super::*;
+use crate::log::journal::Appended;
+use crate::log::row::Row;
 
 fn start(disk: &Disk) -> Result<Log, LogError> {
     let (ledger, found) = disk.ledger()?;
@@ -177,4 +179,48 @@ async fn a_journal_that_fails_again_and_again_while_rows_are_carried_over_recove
     let counted: Vec<_> = found.iter().filter(|line| line.contains("while the log could not be written")).collect();
     assert!(counted.iter().filter_map(|line| id(line)).sum::<u64>() >= refused, "{refused}: {counted:?}");
     verify(&log).await;
+}
+
+/// The journal was restarted behind what the database had, not behind what a slow disk was writing at that moment: a
+/// crash lost that, or left a gap.
+#[test]
+fn what_becomes_durable_while_the_log_recovers_is_not_lost() {
+    let entry = |seq: u64| format!(r#"{{"boot_id":"","count":1,"kind":"lost","seq":{seq},"source":"","time":""}}"#);
+    let row = |seq: u64| Row::new(&entry(seq), &[1]);
+    let disk = Disk::new();
+    let ledger = disk.ledger().unwrap().0;
+    ledger.begin().unwrap();
+    ledger.append(&[row(0)]).unwrap();
+    std::thread::scope(|scope| {
+        disk.stall_journal();
+        let slow = scope.spawn(|| ledger.append(&[row(1)]).unwrap());
+        let done = |what: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !what() {
+                assert!(Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        done(&|| disk.progress().0 == 1);
+        let before = disk.progress().1;
+        let recovering = scope.spawn(|| ledger.recover().unwrap());
+        // It has carried over what there was, and waits for the journal.
+        done(&|| disk.progress().1 > before + 2);
+        let mut last = disk.progress().1;
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let now = disk.progress().1;
+            if std::mem::replace(&mut last, now) == now {
+                break;
+            }
+        }
+        disk.resume();
+        assert_eq!(slow.join().unwrap(), Appended::Durable);
+        recovering.join().unwrap();
+    });
+    ledger.append(&[row(2)]).unwrap();
+    for images in disk.images_after_power_failure(&mut Random::new(1)) {
+        let (ledger, _) = Disk::from_images(&images).ledger().unwrap();
+        assert_eq!(ledger.rows(0, 9, 999).unwrap(), [row(0), row(1), row(2)]);
+    }
 }

@@ -211,3 +211,26 @@ async fn a_journal_of_another_log_or_without_its_size_is_refused() {
     copies.put(3, 3);
     assert_eq!(verify(&open(&copies.path())).await.entries, 45);
 }
+
+#[test]
+fn of_many_that_start_at_once_on_one_folder_one_gets_the_log() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/log.redb");
+        let start = std::sync::Barrier::new(8);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let open = || {
+                start.wait();
+                Log::open(Storage::File(path.clone()), facts())
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (logs, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert_eq!(logs.len(), 1);
+        for error in refused.into_iter().filter_map(Result::err) {
+            assert!(matches!(error, LogError::Locked { .. }), "{error}");
+        }
+        assert_eq!(*logs[0].as_ref().unwrap().head().borrow(), 1);
+    }
+}
