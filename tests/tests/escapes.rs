@@ -91,7 +91,7 @@ fn an_open_connection_ends_when_the_log_fails() {
     let rule = Egress::to("tunnel.example").tls("passthrough").set("resolve", &format!("[\"{pin}\"]"));
     let project = Project::new().with(&Function::python("tunnel", TUNNEL).timeout("60s").egress(&rule).concurrency(2));
     fs::create_dir(project.state()).expect("the folder is ours");
-    let mount = "mount -t tmpfs -o size=8m none \"$0\" && exec \"$@\"";
+    let mount = "mount -t tmpfs -o size=12m none \"$0\" && exec \"$@\"";
     let state = project.state().to_string_lossy().into_owned();
     let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount, &state].map(str::to_owned);
     let launch = Launch { wrapper: wrapper.to_vec(), ..Launch::default() };

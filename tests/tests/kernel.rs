@@ -148,17 +148,17 @@ fn a_log_of_a_newer_version_is_left_alone_and_the_sentence_says_to_upgrade() {
     let entries = first.log().lines.len();
     assert_eq!(first.stop(), Some(0));
     let file = project.state().join("log.redb");
-    set_format(&file, 2);
+    set_format(&file, 3);
 
     let Err(error) = Agent::launch(&project, Launch::default()) else { panic!("it writes what it cannot read") };
     assert_eq!((error.code, error.stdout.as_str()), (Some(1), ""), "{error}");
-    for word in ["upgrade", "format 2", &file.to_string_lossy()] {
+    for word in ["upgrade", "format 3", &file.to_string_lossy()] {
         assert!(error.stderr.contains(word), "{word}: {error}");
     }
     assert_eq!(error.stderr.trim().lines().count(), 1, "{error}");
     assert_eq!(error.left, Vec::<String>::new());
 
-    set_format(&file, 1);
+    set_format(&file, 2);
     let log = Agent::start(&project).log();
     assert_eq!(log.verify(), Ok(()));
     assert!(log.lines.len() > entries, "the old entries are still there");
