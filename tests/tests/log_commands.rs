@@ -174,6 +174,7 @@ fn a_pruned_log_goes_on_is_whole_and_proves_what_was_removed() {
     let gone = agent.get("/v1/log/entries?from=255");
     assert_eq!((gone.status, gone.text().contains("before number 256")), (410, true), "{}", gone.text());
     assert_eq!(agent.get("/v1/log/stream?from=0").status, 410);
+    verify(format!("http://{}", agent.address()), &[]).failed_saying(&["before number 256", "`dshield log export`"]);
     assert_eq!(agent.get("/v1/log/entries?from=256&limit=1").text().trim_end(), all[256]);
     let boots = json_lines(&agent.get(&format!("/v1/log/entries?from={before}&kind=boot")).text());
     let keys: Vec<VerifierKey> = boots.iter().find_map(checkpoint_keys).expect("a boot entry lists them");

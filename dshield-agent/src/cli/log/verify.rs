@@ -69,6 +69,8 @@ enum VerifyError {
         "the log begins with entry {0}, and nobody says which key signed that; verify the folder that `dshield log export` made"
     )]
     NoStart(u64),
+    #[error("{0}; stop the agent, and verify the folder that `dshield log export` makes")]
+    Shortened(String),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -180,7 +182,10 @@ async fn verify(args: VerifyArgs) -> Result<Verified, VerifyError> {
         let mut judge = Judge::new(expectations, signatures, held, vkeys, None);
         let mut next = 0;
         loop {
-            let page = logs::page(&client, next).await?;
+            let page = logs::page(&client, next).await.map_err(|error| match error {
+                logs::LogsError::Refused { status: 410, message } => VerifyError::Shortened(message),
+                error => error.into(),
+            })?;
             let before = next;
             for line in page.lines() {
                 judge.push(line)?;
