@@ -9,8 +9,10 @@ use serde_json::json;
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 
-/// Changes entry `seq` of the stored log; none removes it.
-fn change(shelf: &Shelf, seq: u64, how: Option<&dyn Fn(&mut Vec<u8>)>) {
+/// Changes the stored form of an entry; none removes it.
+type Change<'a> = Option<&'a dyn Fn(&mut Vec<u8>)>;
+
+fn change(shelf: &Shelf, seq: u64, how: Change<'_>) {
     let database = Database::open(shelf.project.state().join("log.redb")).expect("the agent is stopped");
     let transaction = database.begin_write().expect("it can be written");
     {
@@ -38,7 +40,7 @@ fn a_damaged_log_is_copied_as_far_as_it_is_good_and_the_entry_is_named() {
         let at = value.len() - 4;
         value[at] ^= 1;
     };
-    let ways: [(&str, u64, Option<&dyn Fn(&mut Vec<u8>)>); 3] =
+    let ways: [(&str, u64, Change<'_>); 3] =
         [("signature", 390, Some(&flip_signature)), ("text", 300, Some(&flip_entry)), ("absence", 270, None)];
     // Each one further at the front than the one before.
     for (way, seq, how) in ways {

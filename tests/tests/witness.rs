@@ -1,4 +1,5 @@
 //! The log's head goes to a witness: a real one, as C2SP tlog-witness describes it, but for its disk.
+#![allow(clippy::unwrap_used)]
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
