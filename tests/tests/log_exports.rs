@@ -9,8 +9,11 @@ use serde_json::json;
 
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 
-/// Changes entry `seq` of the stored log; none removes it.
-fn change(shelf: &Shelf, seq: u64, how: Option<&dyn Fn(&mut Vec<u8>)>) {
+/// What becomes of an entry's bytes; none: it is removed.
+type Change = Option<fn(&mut Vec<u8>)>;
+
+/// Changes entry `seq` of the stored log.
+fn change(shelf: &Shelf, seq: u64, how: Change) {
     let database = Database::open(shelf.project.state().join("log.redb")).expect("the agent is stopped");
     let transaction = database.begin_write().expect("it can be written");
     {
@@ -33,13 +36,12 @@ fn a_damaged_log_is_copied_as_far_as_it_is_good_and_the_entry_is_named() {
     shelf.filled(250);
     let truth = lines(&shelf.export("whole"));
     assert!(truth.len() > 400, "{} entries", truth.len());
-    let flip_signature = |value: &mut Vec<u8>| value[20] ^= 1;
     let flip_entry = |value: &mut Vec<u8>| {
         let at = value.len() - 4;
         value[at] ^= 1;
     };
-    let ways: [(&str, u64, Option<&dyn Fn(&mut Vec<u8>)>); 3] =
-        [("signature", 390, Some(&flip_signature)), ("text", 300, Some(&flip_entry)), ("absence", 270, None)];
+    let ways: [(&str, u64, Change); 3] =
+        [("signature", 390, Some(|value| value[20] ^= 1)), ("text", 300, Some(flip_entry)), ("absence", 270, None)];
     // Each one further at the front than the one before.
     for (way, seq, how) in ways {
         change(&shelf, seq, how);
