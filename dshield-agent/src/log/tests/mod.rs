@@ -1,5 +1,6 @@
 //! The log as its users see it, on real files, on failing disks and in killed processes.
 #![allow(clippy::unwrap_used)]
+mod chaos;
 mod damage;
 mod disk;
 mod failure;

@@ -8,7 +8,7 @@ use crate::log::row::Row;
 /// Two halves of 16 pages, so that they are used in turn all the time.
 const JOURNAL: usize = 128 << 10;
 /// How many runs of some lives each; more are asked for with this variable.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 500;
 const SEEDS_VARIABLE: &str = "DSHIELD_SEEDS";
 
 /// A row that nobody signed, which storage does not mind; its content tells where it belongs.
