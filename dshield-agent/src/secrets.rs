@@ -120,10 +120,10 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// The secrets that `policy` names, each once, with the first rule that names it.
+/// The secrets that `policy` names, each once, with the first rule that names it, or `[log]`.
 #[must_use]
 pub fn needed(policy: &Policy) -> Vec<(&SecretName, &str)> {
-    let mut needed: Vec<(&SecretName, &str)> = Vec::new();
+    let mut needed: Vec<(&SecretName, &str)> = policy.log.seed.iter().map(|seed| (seed, "[log]")).collect();
     for (injection, rule) in injections(policy) {
         if !needed.iter().any(|(name, _)| *name == &injection.secret) {
             needed.push((&injection.secret, rule));

@@ -34,6 +34,11 @@ fn table(config: &LoadedConfig) -> String {
         out.push('\n');
     }
     let policy = &config.deployment.policy;
+    let own = policy.log.egress();
+    if !own.egress.is_empty() {
+        // Checkpoints hold no more than a size and a hash, and still they leave.
+        out.push_str(&format!("the agent itself, to show how long the log is, {}\n", destinations(&own)));
+    }
     for (name, rule) in secrets::needed(policy) {
         out.push_str(&format!("needs the environment variable {name} ({rule})\n"));
     }
@@ -199,6 +204,22 @@ mod tests {
         fs::write(dir.path().join("app.py"), "def handler(event, context): pass\n").unwrap();
         let loaded = config::load(&file);
         (dir, loaded)
+    }
+
+    #[test]
+    fn what_the_agent_itself_sends_is_in_the_table_too() {
+        let (_dir, loaded) = load(&format!(
+            "{FUNCTION}[log]\nseed_secret = \"LOG_SEED\"\n[[log.witness]]\nurl = \"https://w.example.com/log/\"\n\
+             key = \"w.example+7f1682b3+BIzjkG7sT6JSOSIlqbnLlFGHWLMBs0Dq0AF5iqB1hyTy\"\n"
+        ));
+        let shown = table(&loaded.unwrap());
+        for part in [
+            "the agent itself, to show how long the log is, can send data to:\n",
+            "  w.example.com  443    inspect  POST     /log/add-checkpoint\n",
+            "needs the environment variable LOG_SEED ([log])\n",
+        ] {
+            assert!(shown.contains(part), "{part:?} is missing in\n{shown}");
+        }
     }
 
     const FUNCTION: &str = "[[function]]\nname = \"f\"\nruntime = \"python3\"\ncode = \".\"\n";
