@@ -14,7 +14,6 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 
-use crate::cli::client::printable;
 use crate::log::{Log, LogError, SignedCheckpoint};
 use crate::proxy::{OwnEgress, OwnError};
 
@@ -84,7 +83,8 @@ async fn run(log: Log, egress: OwnEgress, mut asked: Vec<Asked>, interval: Durat
         for asked in &mut asked {
             if let Err(error) = show(&log, &egress, asked).await {
                 let name = asked.witness.key.name();
-                tracing::warn!("witness {name}: {}", printable(&error.to_string()));
+                // Part of it is the witness's own text.
+                tracing::warn!("witness {name}: {}", error.to_string().escape_debug());
                 let tampered = matches!(error, WitnessError::RolledBack { .. } | WitnessError::Forked(_));
                 let kind = Some(discriminant(&error));
                 if tampered && asked.told != kind {
