@@ -401,16 +401,6 @@ impl Log {
         self.shared.ledger.first()
     }
 
-    /// Removes the entries before number `before`, in whole bundles of 256; their hashes stay, and prove what follows.
-    /// What is the first entry now.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub async fn prune(&self, before: u64) -> Result<u64, LogError> {
-        let shared = self.shared.clone();
-        blocking(move || shared.ledger.prune(before)).await
-    }
-
     /// Waits until every record that was handed over before is durable, or the log has failed or closed: what
     /// is read then holds all that the reader can know of.
     pub async fn settled(&self) {
