@@ -4,6 +4,7 @@
 //! * [`name`], [`address`], [`destination`]: who is spoken to.
 //! * [`policy`]: the whitelist, parsed once into types that cannot be wrong.
 //! * [`canonical`], [`log`]: canonical JSON (RFC 8785) and the log's entry format.
+//! * [`attestation`]: what the hardware vouches for, and the document that carries its quote.
 //! * [`tlog`]: the formats of transparency logs: tree, proofs, tiles, signed notes.
 //!
 //! Text and bytes flow in, typed values and hashes flow out. Nothing here opens a file, a socket or
@@ -14,6 +15,8 @@
 pub mod abi;
 #[cfg(feature = "std")]
 pub mod address;
+#[cfg(feature = "std")]
+pub mod attestation;
 #[cfg(feature = "std")]
 pub mod canonical;
 #[cfg(feature = "std")]
