@@ -3,7 +3,7 @@
 //! * [`abi`]: the types that the kernel programs and the agent exchange (`no_std`).
 //! * [`name`], [`address`], [`destination`]: who is spoken to.
 //! * [`policy`]: the whitelist, parsed once into types that cannot be wrong.
-//! * [`canonical`], [`log`]: canonical JSON (RFC 8785) and the log's entry format.
+//! * [`canonical`], [`hex`], [`log`]: canonical JSON (RFC 8785), hexadecimal, and the log's entry format.
 //! * [`attestation`]: what the hardware vouches for, and the document that carries its quote.
 //! * [`tlog`]: the formats of transparency logs: tree, proofs, tiles, signed notes.
 //!
@@ -21,6 +21,8 @@ pub mod attestation;
 pub mod canonical;
 #[cfg(feature = "std")]
 pub mod destination;
+#[cfg(feature = "std")]
+pub mod hex;
 #[cfg(feature = "std")]
 pub mod log;
 #[cfg(feature = "std")]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha384};
 
 use crate::canonical::to_canonical_json;
+use crate::hex;
 
 /// `event_type` of run-time events.
 pub const RUNTIME_EVENT: u32 = 0x0800_0001;
@@ -41,13 +42,12 @@ impl Event {
     /// A run-time event, version 1, with its digest.
     #[must_use]
     pub fn runtime(name: &str, payload: &[u8]) -> Self {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         Self {
             imr: RUNTIME_RTMR,
             event_type: RUNTIME_EVENT,
-            digest: hex(&runtime_digest(name, payload)),
+            digest: hex::encode(&runtime_digest(name, payload)),
             event: name.to_owned(),
-            event_payload: hex(payload),
+            event_payload: hex::encode(payload),
             version: None,
             preimage: None,
         }
@@ -91,9 +91,7 @@ mod tests {
     #[test]
     fn the_digest_of_a_real_compose_hash_event_is_known() {
         let payload = "3763bc34552cf3a27ff71ad5f7a90471562a1a2df552dfc1998cba2d60da27e7";
-        let bytes: Vec<u8> =
-            (0..64).step_by(2).filter_map(|at| u8::from_str_radix(&payload[at..at + 2], 16).ok()).collect();
-        let event = Event::runtime("compose-hash", &bytes);
+        let event = Event::runtime("compose-hash", &hex::decode(payload).unwrap_or_default());
         assert!(event.digest.starts_with("b883bee0"), "{}", event.digest);
         assert!(event.digest.ends_with("72f"), "{}", event.digest);
         assert_eq!(event.event_payload, payload);

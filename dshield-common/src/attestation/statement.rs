@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha512};
 
 use crate::canonical::to_canonical_json;
+use crate::hex;
 
 /// The value of a statement's `type`.
 pub const TYPE: &str = "dshield.statement/v1";
@@ -187,7 +188,7 @@ impl ReportData {
 
 impl fmt::Display for ReportData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
+        f.write_str(&hex::encode(&self.0))
     }
 }
 
@@ -224,25 +225,13 @@ impl FromStr for Nonce {
     type Err = NonceError;
 
     fn from_str(text: &str) -> Result<Self, NonceError> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 {
-            return Err(NonceError);
-        }
-        for (byte, digits) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digit = |digit: u8| match digit {
-                b'0'..=b'9' => Ok(digit - b'0'),
-                b'a'..=b'f' => Ok(digit - b'a' + 10),
-                _ => Err(NonceError),
-            };
-            *byte = digit(digits[0])? << 4 | digit(digits[1])?;
-        }
-        Ok(Self(bytes))
+        hex::decode_array(text).map(Self).ok_or(NonceError)
     }
 }
 
 impl fmt::Display for Nonce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
+        f.write_str(&hex::encode(&self.0))
     }
 }
 
@@ -262,10 +251,6 @@ impl<'de> Deserialize<'de> for Nonce {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
-}
-
-fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 #[cfg(test)]
