@@ -1,3 +1,21 @@
 //! The judge: public data in, a verdict out. No sockets, no files, no clock.
+//!
+//! * [`judge`]: evidence to a verdict on machine and policy; [`record`]: the log's part of it
+//! * [`expect`]: what is expected; [`verdict`]: what came out
+//! * [`quote`], [`log`], [`destinations`]: TDX quotes, signed logs, policies as people read them
 #![forbid(unsafe_code)]
+mod boot;
+mod deployment;
+pub mod destinations;
+pub mod expect;
+pub mod judge;
 pub mod log;
+mod machine;
+pub mod quote;
+pub mod record;
+mod suggestion;
+pub mod time;
+pub mod verdict;
+
+pub use self::judge::{Channel, Judged, Options, Presented, judge};
+pub use self::verdict::{Outcome, Verdict};

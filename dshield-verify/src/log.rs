@@ -79,6 +79,14 @@ impl LogKey {
         VerifyingKey::from_public_key_pem(pem.trim()).map(Self).map_err(|_| KeyError)
     }
 
+    /// Reads a DER `SubjectPublicKeyInfo`.
+    ///
+    /// # Errors
+    /// When it is not a P-256 public key in that form.
+    pub fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
+        VerifyingKey::from_public_key_der(der).map(Self).map_err(|_| KeyError)
+    }
+
     /// The key in PEM.
     #[must_use]
     pub fn to_pem(&self) -> String {
