@@ -3,6 +3,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, header};
 use serde_json::json;
 
+use crate::attest::AttestError;
 use crate::log::LogError;
 
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +13,7 @@ pub(super) enum ApiError {
     InvalidParameter { parameter: String, problem: String },
     /// The caller's.
     #[error(
-        "there is no {0}; what there is: /v1/functions, /v1/policy, /v1/log/entries, /v1/log/stream, /v1/log/key, /v1/log/checkpoint, /v1/log/proof/{{seq}}, /v1/log/consistency, /v1/log/tlog/…, /healthz, /readyz"
+        "there is no {0}; what there is: /v1/attestation, /v1/functions, /v1/policy, /v1/log/entries, /v1/log/stream, /v1/log/key, /v1/log/checkpoint, /v1/log/proof/{{seq}}, /v1/log/consistency, /v1/log/tlog/…, /healthz, /readyz"
     )]
     NoSuchRoute(String),
     /// The caller's.
@@ -30,6 +31,9 @@ pub(super) enum ApiError {
     /// The operator's.
     #[error("the log cannot be read; the agent's own output says why")]
     Log(LogError),
+    /// The operator's, or the machine's: there is no quote.
+    #[error("{0}")]
+    Attestation(AttestError),
     /// The operator's.
     #[error("not ready: {0}")]
     NotReady(String),
@@ -42,6 +46,12 @@ impl From<LogError> for ApiError {
             LogError::NoSuchEntry { .. } => Self::NotThere(error.to_string()),
             error => Self::Log(error),
         }
+    }
+}
+
+impl From<AttestError> for ApiError {
+    fn from(error: AttestError) -> Self {
+        Self::Attestation(error)
     }
 }
 
@@ -58,6 +68,9 @@ impl IntoResponse for ApiError {
                 tracing::error!("the log could not be read: {cause}");
                 (StatusCode::SERVICE_UNAVAILABLE, "log_unreadable")
             }
+            Self::Attestation(AttestError::NoProvider(_)) => (StatusCode::NOT_FOUND, "no_attestation"),
+            Self::Attestation(AttestError::Busy) => (StatusCode::SERVICE_UNAVAILABLE, "attestation_busy"),
+            Self::Attestation(_) => (StatusCode::SERVICE_UNAVAILABLE, "attestation_failed"),
             Self::NotReady(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         };
         let mut error = json!({ "code": code, "message": self.to_string() });

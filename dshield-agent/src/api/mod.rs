@@ -9,8 +9,10 @@
 //! | `log` | `GET /v1/log/entries`, `/v1/log/key` |
 //! | `stream`, `feed` | `GET /v1/log/stream` |
 //! | `tlog` | `GET /v1/log/checkpoint`, `/v1/log/proof/{seq}`, `/v1/log/consistency`, `/v1/log/tlog/…` |
+//! | `attestation` | `GET /v1/attestation` |
 //! | `deployment` | `GET /v1/functions`, `/v1/policy` |
 //! | `health` | `GET /healthz`, `/readyz` |
+mod attestation;
 mod deployment;
 mod error;
 mod feed;
@@ -39,6 +41,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::error::ApiError;
 use self::feed::Feed;
+use crate::attest::Attester;
 use crate::log::Log;
 use crate::runtime::{Limits, Pool, serve as serve_http};
 
@@ -57,6 +60,8 @@ pub type Health = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub struct ApiState {
     /// The log.
     pub log: Log,
+    /// What gives evidence.
+    pub attester: Attester,
     /// What is deployed now; a new value takes effect with the next request.
     pub deployment: watch::Receiver<Arc<Deployed>>,
     /// What else must hold for the agent to be ready, besides the log.
@@ -112,6 +117,7 @@ fn router(state: ApiState) -> Router {
         .route("/v1/log/consistency", get(tlog::consistency))
         .route("/v1/log/tlog/checkpoint", get(tlog::witnessed))
         .route("/v1/log/tlog/tile/{*path}", get(tlog::tile))
+        .route("/v1/attestation", get(attestation::attestation))
         .route("/v1/functions", get(deployment::functions))
         .route("/v1/policy", get(deployment::policy))
         .route("/healthz", get(health::healthz))

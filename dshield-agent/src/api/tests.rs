@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use super::{ApiState, Deployed, serve};
+use crate::attest::Attester;
 use crate::log::Log;
 use crate::runtime::testing::{Source, closed_log, exchange, function, log, pool, until};
 use crate::runtime::{LaunchError, Launcher, Pool};
@@ -40,7 +41,8 @@ impl Api {
         let asked = ready.clone();
         let health =
             move || if asked.load(Ordering::SeqCst) { Ok(()) } else { Err("a program is detached".to_owned()) };
-        let state = ApiState { log, deployment: deployment.subscribe(), health: Arc::new(health) };
+        let attester = Attester::none("this is a test");
+        let state = ApiState { log, attester, deployment: deployment.subscribe(), health: Arc::new(health) };
         tokio::spawn(serve(listener, state, std::future::pending()));
         Self { address, deployment, ready }
     }

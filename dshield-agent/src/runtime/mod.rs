@@ -29,4 +29,4 @@ pub use launch::{LaunchError, Launcher};
 pub use pool::{Invocation, Pool};
 
 pub(crate) use body::{BodyError, read_body};
-pub(crate) use serve::{Limits, serve};
+pub(crate) use serve::{Limits, Peer, serve};

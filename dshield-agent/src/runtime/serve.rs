@@ -1,6 +1,7 @@
 //! Serves HTTP/1.1 on a listener whose clients may be hostile: bounded connections, bounded headers, no
 //! connection that only waits.
 use std::future::Future;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::sockopt::TcpUserTimeout;
-use nix::sys::socket::{MsgFlags, recv, setsockopt};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv, setsockopt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -41,6 +42,13 @@ pub(crate) struct Limits {
 pub(crate) struct Peer(Arc<OwnedFd>);
 
 impl Peer {
+    /// Where it is.
+    pub fn address(&self) -> Option<IpAddr> {
+        let address = getpeername::<SockaddrStorage>(self.0.as_raw_fd()).ok()?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    }
+
     /// False when the client has closed the connection. A process that ended has.
     pub fn is_connected(&self) -> bool {
         let mut byte = [0];
