@@ -5,8 +5,9 @@
 //!
 //! * `measure`: hashes of what runs; `facts`: the one place that forms a statement
 //! * `attester`: from a nonce to evidence; `turns`: who is next
-//! * `quoter`: what each provider of quotes does
+//! * `quoter`: what each provider of quotes does; `development`: one that proves nothing
 mod attester;
+pub mod development;
 mod facts;
 mod measure;
 mod quoter;
