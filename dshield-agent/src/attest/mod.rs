@@ -5,8 +5,15 @@
 //!
 //! * `measure`: hashes of what runs
 //! * `quoter`: what each provider of quotes does
+//! * [`configfs_tsm`]: TDX quotes from Linux itself
+//! * [`rtmr`]: extending RTMR3 where nobody else does
+//! * [`tdx`]: what is looked at in a TDX quote before it is handed on
+pub mod configfs_tsm;
+mod hex;
 mod measure;
 mod quoter;
+pub mod rtmr;
+pub mod tdx;
 
 pub use self::measure::Measurements;
 pub use self::quoter::{QuoteError, Quoted, Quoter};
