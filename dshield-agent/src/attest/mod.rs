@@ -5,10 +5,13 @@
 //!
 //! * `measure`: hashes of what runs
 //! * `quoter`: what each provider of quotes does
-//! * [`configfs_tsm`]: TDX quotes from Linux itself
+//! * [`choose`]: which provider this machine has
+//! * [`configfs_tsm`], [`dstack`]: TDX quotes from Linux itself, and from dstack's guest agent
 //! * [`rtmr`]: extending RTMR3 where nobody else does
 //! * [`tdx`]: what is looked at in a TDX quote before it is handed on
+pub mod choose;
 pub mod configfs_tsm;
+pub mod dstack;
 mod hex;
 mod measure;
 mod quoter;
