@@ -41,7 +41,7 @@ impl Api {
         let health =
             move || if asked.load(Ordering::SeqCst) { Ok(()) } else { Err("a program is detached".to_owned()) };
         let state = ApiState { log, deployment: deployment.subscribe(), health: Arc::new(health) };
-        tokio::spawn(serve(listener, state, std::future::pending()));
+        tokio::spawn(serve(listener, None, state, std::future::pending()));
         Self { address, deployment, ready }
     }
 

@@ -5,8 +5,11 @@
 //!
 //! * `measure`: hashes of what runs
 //! * `quoter`: what each provider of quotes does
+//! * `ratls`: the TLS key of this boot, and its certificate with evidence inside
 mod measure;
 mod quoter;
+mod ratls;
 
 pub use self::measure::Measurements;
 pub use self::quoter::{QuoteError, Quoted, Quoter};
+pub use self::ratls::{RatlsCertificate, RatlsError};
