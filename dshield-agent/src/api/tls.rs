@@ -20,3 +20,18 @@ pub(super) fn acceptor(certificate: Arc<RatlsCertificate>) -> TlsAcceptor {
     config.send_tls13_tickets = 0;
     Arc::new(config).into()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A session that is resumed proves no key and shows no certificate; what comes early can be sent again by anybody.
+    #[test]
+    fn nothing_can_be_resumed_and_no_early_data_is_taken() {
+        let acceptor = acceptor(Arc::new(RatlsCertificate::generate([]).unwrap()));
+        let config = acceptor.config();
+        assert_eq!((config.send_tls13_tickets, config.max_early_data_size), (0, 0));
+        assert!(!config.session_storage.can_cache() && !config.ticketer.enabled());
+    }
+}

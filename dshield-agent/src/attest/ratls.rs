@@ -93,6 +93,12 @@ impl RatlsCertificate {
         }
     }
 
+    /// For a test that shows another's certificate.
+    #[cfg(test)]
+    pub(crate) fn signer(&self) -> Arc<dyn SigningKey> {
+        self.signer.clone()
+    }
+
     fn current(&self) -> Arc<CertifiedKey> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -138,6 +144,7 @@ fn error(error: impl fmt::Display) -> RatlsError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use dshield_common::attestation::ratls::EVIDENCE_OID;
     use dshield_verify::ratls::{evidence_of, spki_sha256};
 
     use super::*;
@@ -195,5 +202,39 @@ mod tests {
         let first = der(&certificate);
         certificate.set_evidence(b"{}").unwrap();
         assert_ne!(serial(&first), serial(&der(&certificate)));
+    }
+    /// What others make of it: the dates, the names, the key and where the evidence is.
+    #[test]
+    fn openssl_reads_the_certificate_and_its_evidence() {
+        let certificate = certificate();
+        certificate.set_evidence(b"{\"format\":1}").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("leaf.der");
+        std::fs::write(&file, der(&certificate)).unwrap();
+        let openssl = |arguments: &[&str]| {
+            let mut openssl = std::process::Command::new("openssl");
+            let output = openssl.args(arguments).args(["-inform", "DER", "-in"]).arg(&file).output().ok()?;
+            assert!(output.status.success(), "{output:?}");
+            Some(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let Some(text) = openssl(&["x509", "-noout", "-text"]) else {
+            eprintln!("skipped: openssl is not installed");
+            return;
+        };
+        for expected in [
+            "Subject: CN = D-Shield",
+            "Not Before: Jan  1 00:00:00 2020 GMT",
+            "Not After : Dec 31 23:59:59 9999 GMT",
+            "DNS:localhost, IP Address:127.0.0.1, IP Address:0:0:0:0:0:0:0:1",
+            EVIDENCE_OID,
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        assert!(!text.contains("CA:TRUE"), "{text}");
+        let parsed = openssl(&["asn1parse"]).unwrap();
+        let mut after = parsed.lines().skip_while(|line| !line.contains(EVIDENCE_OID));
+        let value = after.nth(1).unwrap();
+        // An OCTET STRING (04) of 12 bytes, in the extension's own.
+        assert!(value.ends_with("[HEX DUMP]:040C7B22666F726D6174223A317D"), "{value}");
     }
 }

@@ -39,7 +39,8 @@ pub(super) async fn handshake(stream: TcpStream, tls: &TlsAcceptor) -> io::Resul
     Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS"))
 }
 
-/// Reads on after the answer: closing a socket with unread bytes resets the connection, and the answer is lost.
+/// Reads on after the answer: closing a socket with unread bytes resets the connection, which a client that still sends
+/// notices before it reads the answer.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(NOT_TLS).await?;
     stream.shutdown().await?;
