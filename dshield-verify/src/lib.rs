@@ -1,4 +1,5 @@
-//! The judge: public data in, a verdict out. No sockets, no files, no clock.
+//! The judge: public data in, a verdict out. No sockets, no files, no clock, but for the command (`cli`, `client`), which is
+//! left out without the feature `cli`.
 //!
 //! * [`judge`]: evidence to a verdict on machine and policy; [`record`]: the log's part of it
 //! * [`expect`]: what is expected; [`verdict`]: what came out
@@ -6,6 +7,10 @@
 //! * [`log`], [`destinations`]: signed logs, policies as people read them
 #![forbid(unsafe_code)]
 mod boot;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+pub mod client;
 pub mod compose;
 mod deployment;
 pub mod destinations;

@@ -18,6 +18,7 @@ use crate::log::Log;
 use crate::runtime::testing::{Source, closed_log, exchange, function, log, pool, until};
 use crate::runtime::{LaunchError, Launcher, Pool};
 
+mod handshakes;
 mod readers;
 mod secure;
 
@@ -493,7 +494,7 @@ async fn unknown_paths_and_methods_get_json() {
 
 #[tokio::test]
 async fn the_command_line_client_understands_the_answers() {
-    use crate::cli::client::{Client, ClientError};
+    use dshield_verify::client::{Client, ClientError};
     let api = Api::start(log(), vec![]).await;
     let client = Client::new(&format!("http://{}", api.address), None).unwrap();
     let response = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap();

@@ -13,8 +13,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::client::{Client, ClientError, printable};
 use super::whom::AgentArgs;
+use dshield_verify::client::{Client, ClientError, printable};
 
 /// Entries asked for at once.
 const PAGE: usize = 500;

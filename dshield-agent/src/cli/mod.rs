@@ -16,7 +16,6 @@ use tracing_subscriber::EnvFilter;
 use crate::sandbox;
 
 pub mod check;
-pub mod client;
 mod dev;
 mod doctor;
 pub mod init;

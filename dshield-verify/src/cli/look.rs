@@ -133,7 +133,12 @@ impl Look {
     }
 
     /// The steps about a log that can be asked, and what to remember of it.
-    async fn record(&self, deployment: &Deployment, statement: &Statement, seen: Option<&Seen>) -> (Vec<Step>, Option<Seen>) {
+    async fn record(
+        &self,
+        deployment: &Deployment,
+        statement: &Statement,
+        seen: Option<&Seen>,
+    ) -> (Vec<Step>, Option<Seen>) {
         let mut record = match Record::new(statement, &self.expect.log) {
             Ok(record) => record,
             Err(step) => return (vec![step], None),
@@ -165,7 +170,12 @@ impl Look {
     }
 }
 
-async fn ask(record: &mut Record<'_>, deployment: &Deployment, statement: &Statement, seen: Option<&Seen>) -> Result<(), AskError> {
+async fn ask(
+    record: &mut Record<'_>,
+    deployment: &Deployment,
+    statement: &Statement,
+    seen: Option<&Seen>,
+) -> Result<(), AskError> {
     let note = deployment.checkpoint().await?;
     let size = size_of(&note);
     let attested = record.attested_size();
@@ -180,7 +190,8 @@ async fn ask(record: &mut Record<'_>, deployment: &Deployment, statement: &State
     };
     record.history(seen, &proof);
     match record.wanted() {
-        Entries::None => record.entries_skipped("entries were not looked at (log.entries = \"none\"): the signed head stands for them"),
+        Entries::None => record
+            .entries_skipped("entries were not looked at (log.entries = \"none\"): the signed head stands for them"),
         Entries::All => {
             let mut whole = record.whole();
             let mut next = 0;
