@@ -26,6 +26,7 @@ mod suggestion;
 #[cfg(test)]
 mod test_vectors;
 pub mod time;
+pub mod tpm;
 pub mod verdict;
 
 pub use self::judge::{Channel, Judged, Options, Presented, judge};
