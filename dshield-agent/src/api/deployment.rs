@@ -7,6 +7,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use super::Shared;
+use crate::snapshot::FrozenFunction;
 
 pub(super) async fn functions(State(shared): State<Arc<Shared>>) -> axum::Json<Value> {
     let deployed = shared.deployed();
@@ -14,11 +15,12 @@ pub(super) async fn functions(State(shared): State<Arc<Shared>>) -> axum::Json<V
         .functions
         .values()
         .map(|pool| {
-            let spec = &pool.function().spec;
+            let FrozenFunction { spec, code_sha256, .. } = pool.function();
             json!({
                 "name": spec.name.as_str(),
                 "runtime": spec.runtime.as_str(),
                 "concurrency": spec.concurrency,
+                "code_sha256": code_sha256,
             })
         })
         .collect();
