@@ -31,6 +31,7 @@ use crate::proxy::{self, CaError, InspectionCa, Proxy};
 use crate::runtime::Pool;
 use crate::sandbox::{Filter, SandboxError, Spawner, landlock, trust};
 use crate::secrets::{self, SecretError, Secrets};
+use crate::snapshot::{FrozenFunction, Snapshot, SnapshotError, Store};
 use crate::walls::{Wall, Walls};
 
 mod events;
@@ -126,6 +127,9 @@ pub enum StartError {
     /// The operator's: what the policy injects is not in the environment.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// The operator's or the machine's: the functions' code cannot be copied.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The machine's: what the walls are worth cannot be told here, or is nothing.
     #[error(transparent)]
     SelfTest(#[from] SelfTestError),
@@ -139,6 +143,9 @@ pub struct Agent {
     log: Log,
     launch: Arc<Launch>,
     deployed: watch::Sender<Arc<Deployed>>,
+    store: Arc<Store>,
+    /// The code of what is deployed. Locked while a deployment is put in force: one at a time.
+    snapshot: tokio::sync::Mutex<Option<Arc<Snapshot>>>,
     stop_api: oneshot::Sender<()>,
     api: JoinHandle<()>,
     events: JoinHandle<()>,
@@ -198,7 +205,7 @@ impl Agent {
         let ca_pem = ca.pem().to_owned();
         let isolation = isolation(&kernel);
         let set_up = kernel.clone();
-        let (log, spawner, filters, events) = blocking(move || {
+        let (log, spawner, filters, events, store) = blocking(move || {
             if Walls::standing().stands(Wall::SelfTest) {
                 let tested = SelfTest::run(&set_up, &mut events, &spawner, &filters)?;
                 tested.verdict()?;
@@ -208,11 +215,12 @@ impl Agent {
             fs::write(&path, trust::bundle(&ca_pem)).map_err(|source| StartError::RunDir { path, source })?;
             let root = run_dir.join("root");
             fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
+            let store = Store::mount(&run_dir)?;
             let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join(LOG_FILE)) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
             let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin, ed25519 })?;
-            Ok::<_, StartError>((log, spawner, filters, events))
+            Ok::<_, StartError>((log, spawner, filters, events, store))
         })
         .await?;
 
@@ -239,6 +247,8 @@ impl Agent {
             log,
             launch,
             deployed,
+            store: Arc::new(store),
+            snapshot: tokio::sync::Mutex::default(),
             stop_api,
             api,
             events,
@@ -307,12 +317,12 @@ impl Agent {
         self.observing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// Puts a deployment in force: its policy into the log first, then its functions in place of the
-    /// ones before, whose instances end.
+    /// Puts a deployment in force: its code is copied and hashed, its policy and these hashes go into the log, and then
+    /// its functions take the place of the ones before, whose instances end.
     ///
     /// # Errors
-    /// The log does not take the policy, the policy asks for what needs a restart, or the kernel side is not
-    /// what it was; the deployment before stays.
+    /// The code cannot be copied, the log does not take the policy, the policy asks for what needs a restart, or the
+    /// kernel side is not what it was; the deployment before stays.
     pub async fn deploy(&self, config: &LoadedConfig) -> Result<(), StartError> {
         let policy = &config.deployment.policy;
         if policy.memory_only != self.memory_only {
@@ -323,15 +333,34 @@ impl Agent {
         }
         check_mode(policy, self.may_observe)?;
         let secrets = Secrets::from_environment(policy)?;
+        let mut kept = self.snapshot.lock().await;
+        let (store, functions, before) = (self.store.clone(), config.functions.clone(), kept.clone());
+        let new = Arc::new(blocking(move || store.take(&functions, before.as_deref())).await?);
+        let (done, unused) = match self.put_in_force(config, secrets, new.functions()).await {
+            Ok(()) => (Ok(()), kept.replace(new)),
+            Err(error) => (Err(error), Some(new)),
+        };
+        discard(unused).await;
+        done
+    }
+
+    /// Until it returns, the code of the deployment before is needed.
+    async fn put_in_force(
+        &self,
+        config: &LoadedConfig,
+        secrets: Arc<Secrets>,
+        functions: &[Arc<FrozenFunction>],
+    ) -> Result<(), StartError> {
+        let policy = &config.deployment.policy;
         self.watchdog.look_now().await.map_err(StartError::Gate)?;
         let connections = connections_each(config);
-        let mut launchers = Vec::with_capacity(config.functions.len());
-        for function in &config.functions {
+        let mut launchers = Vec::with_capacity(functions.len());
+        for function in functions {
             let launcher = self.launch.launcher(function.policy.clone(), policy, secrets.clone(), connections);
             launchers.push((function, launcher.map_err(StartError::Resolver)?));
         }
         let observing = (policy.mode == Mode::Observe).then(|| self.log.observing());
-        self.log.append(Record::agent(Event::Policy(in_force(policy)))).await?;
+        self.log.append(Record::agent(Event::Policy(in_force(policy, functions)))).await?;
         let functions: BTreeMap<_, _> = launchers
             .into_iter()
             .map(|(function, launcher)| {
@@ -350,7 +379,7 @@ impl Agent {
 
     /// Ends requests, instances, kernel side and log, in this order.
     pub async fn stop(self) {
-        let Self { kernel, log, deployed, stop_api, api, events, watchdog, launch, witnesses, .. } = self;
+        let Self { kernel, log, deployed, snapshot, stop_api, api, events, watchdog, launch, witnesses, .. } = self;
         if let Some(witnesses) = witnesses {
             witnesses.stop().await;
         }
@@ -359,6 +388,7 @@ impl Agent {
         let last = deployed.borrow().clone();
         shutdown(&last).await;
         drop(last);
+        discard(snapshot.into_inner()).await;
         // Their tasks were told to end, and each has an entry to write.
         if timeout(LAST_ENTRIES, launch.finished()).await.is_err() {
             tracing::warn!("connections have not ended; their close entries will be missing in the log");
@@ -416,11 +446,19 @@ fn connections_each(config: &LoadedConfig) -> usize {
     })
 }
 
-fn in_force(policy: &Policy) -> PolicyInForce {
+fn in_force(policy: &Policy, functions: &[Arc<FrozenFunction>]) -> PolicyInForce {
+    let code = |function: &Arc<FrozenFunction>| (function.spec.name.to_string(), function.code_sha256.clone());
     PolicyInForce {
         sha256: policy.hash().to_string(),
         functions: policy.functions.iter().map(|function| function.name.to_string()).collect(),
+        code_sha256: functions.iter().map(code).collect(),
     }
+}
+
+/// Removes the code of what runs no more.
+async fn discard(snapshot: Option<Arc<Snapshot>>) {
+    // Fails only when it panics, which is told.
+    let _ = spawn_blocking(move || drop(snapshot)).await;
 }
 
 async fn stop_kernel(kernel: Arc<Kernel>) {

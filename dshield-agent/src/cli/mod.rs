@@ -81,12 +81,8 @@ enum Command {
     },
     /// Show what a running agent has in the kernel: programs, links, maps, and each instance.
     Inspect(inspect::InspectArgs),
-    /// Print the SHA-256 of what this program loads: agent, eBPF objects, seccomp filters.
-    Measure {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Print the SHA-256 of what this program loads: agent, eBPF objects, seccomp filters; policy and functions.
+    Measure(measure::MeasureArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -134,7 +130,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Init { dir, runtime } => init::run(&dir, runtime),
-        Command::Measure { json } => measure::run(json),
+        Command::Measure(args) => measure::run(&args),
     }
 }
 
