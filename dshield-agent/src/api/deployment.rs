@@ -16,9 +16,9 @@ pub(super) async fn functions(State(shared): State<Arc<Shared>>) -> axum::Json<V
         .map(|pool| {
             let spec = &pool.function().spec;
             json!({
+                "concurrency": spec.concurrency,
                 "name": spec.name.as_str(),
                 "runtime": spec.runtime.as_str(),
-                "concurrency": spec.concurrency,
             })
         })
         .collect();

@@ -218,7 +218,7 @@ impl Failure {
             }
             Self::NoSuchFunction(name) => {
                 let message = format!("Function not found: {}", arn(name));
-                (StatusCode::NOT_FOUND, "ResourceNotFoundException", json!({ "Type": "User", "Message": message }))
+                (StatusCode::NOT_FOUND, "ResourceNotFoundException", json!({ "Message": message, "Type": "User" }))
             }
             Self::InvocationType => {
                 let message = "X-Amz-Invocation-Type must be RequestResponse, Event or DryRun";
@@ -233,7 +233,7 @@ impl Failure {
                 (StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", user(message))
             }
             Self::NotReady(reason) => {
-                let body = json!({ "Type": "Service", "Message": format!("The agent is not ready: {reason}") });
+                let body = json!({ "Message": format!("The agent is not ready: {reason}"), "Type": "Service" });
                 (StatusCode::SERVICE_UNAVAILABLE, "ServiceException", body)
             }
             Self::Invoke(error) => invoke_parts(error),
@@ -258,7 +258,7 @@ impl Failure {
 }
 
 fn invoke_parts(error: &InvokeError) -> (StatusCode, &'static str, Value) {
-    let service = |message: &str| json!({ "Type": "Service", "Message": message });
+    let service = |message: &str| json!({ "Message": message, "Type": "Service" });
     match error {
         InvokeError::TooManyRequests { .. } => {
             let reason = "ReservedFunctionConcurrentInvocationLimitExceeded";

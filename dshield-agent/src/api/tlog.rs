@@ -86,7 +86,7 @@ pub(super) async fn consistency(
     }
     let hashes = log.consistency(old, new).await?;
     let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
-    let body = json!({ "old": old, "new": new, "hashes": hashes }).to_string();
+    let body = json!({ "hashes": hashes, "new": new, "old": old }).to_string();
     Ok(([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, keep)], body).into_response())
 }
 

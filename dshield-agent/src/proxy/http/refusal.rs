@@ -107,6 +107,6 @@ impl Answer {
 
     fn text(&self) -> String {
         let Self { reason, error, rule, hint, seq, .. } = self;
-        json!({ "error": error, "reason": reason, "rule": rule, "hint": hint, "seq": seq }).to_string()
+        json!({ "error": error, "hint": hint, "reason": reason, "rule": rule, "seq": seq }).to_string()
     }
 }
