@@ -69,3 +69,19 @@ impl rcgen::SigningKey for Key {
         Ok(signature.to_der().as_bytes().to_vec())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_derived_key_follows_from_the_secret_and_the_name() {
+        let key = |byte| Key::new(SecretKey::from_slice(&[byte; 32]).unwrap());
+        let (one, other) = (key(1), key(2));
+        assert_eq!(one.derive("a").coordinates(), key(1).derive("a").coordinates());
+        assert_ne!(one.derive("a").coordinates(), one.derive("b").coordinates());
+        assert_ne!(one.derive("a").coordinates(), other.derive("a").coordinates());
+        assert_ne!(one.derive("a").coordinates(), one.coordinates());
+    }
+}

@@ -258,6 +258,21 @@ fn a_certificate_counts_within_its_time_only() {
 }
 
 #[test]
+fn no_time_is_too_early_or_too_late() {
+    let lifetimes = Lifetimes::all(60);
+    let machine = machine(Platform { lifetimes, certificates_valid: 0..u64::MAX, ..Platform::default() });
+    let quote = machine.quote(&report());
+    for now in [0, 1, 253_402_300_000] {
+        assert!(verify_at(&machine, &quote, now, now).is_ok(), "{now}");
+    }
+    // The year 9999 is the last there is; a list that ends as it begins is none (RFC 5280, section 5.1.2.5).
+    let platform = Platform { lifetimes: Lifetimes::all(0), tcb_date: u64::MAX, ..Platform::default() };
+    let last = Machine::new(machine.pki().clone(), platform);
+    assert!(last.collateral(0).tcb_info.contains("\"nextUpdate\":\"1970-01-01T00:00:00Z\""));
+    assert!(last.collateral(u64::MAX).tcb_info.contains("\"nextUpdate\":\"9999-12-31T23:59:59Z\""));
+}
+
+#[test]
 fn a_policy_sees_what_the_platform_is_like() {
     let platform = Platform { tcb_evaluation_data_number: 17, tcb_date: NOW - 9 * DAY, ..Platform::default() };
     let real = |policy: QuotePolicy| policy.allow_dynamic_platform(true).allow_cached_keys(true).allow_smt(true);
