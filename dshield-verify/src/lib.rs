@@ -2,9 +2,11 @@
 //!
 //! * [`judge`]: evidence to a verdict on machine and policy; [`record`]: the log's part of it
 //! * [`expect`]: what is expected; [`verdict`]: what came out
+//! * [`collateral`]: what to ask a PCCS, and what it answered
 //! * [`quote`], [`log`], [`destinations`]: TDX quotes, signed logs, policies as people read them
 #![forbid(unsafe_code)]
 mod boot;
+pub mod collateral;
 mod deployment;
 pub mod destinations;
 pub mod expect;
