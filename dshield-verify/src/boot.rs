@@ -1,17 +1,189 @@
 //! What was started on the machine: steps over the event log and the compose file.
-use dshield_common::attestation::Evidence;
+//!
+//! Evidence and the registers of a genuine quote flow in. Where dstack started the machine, its log names the compose file
+//! and that says what runs beside D-Shield; elsewhere all that runs is in the image that the measurements are of.
+use dshield_common::attestation::{Evidence, Provider, Statement};
+use dshield_common::canonical::Sha256Digest;
+use dshield_common::hex;
+use sha2::{Digest, Sha256};
 
-use crate::expect::Expect;
+use crate::compose::{AppCompose, Expectations, lint};
+use crate::event_log::{Identity, RuntimeReplayed, replay, replay_runtime_only};
+use crate::expect::{self, Expect};
 use crate::quote::Registers;
 use crate::suggestion::Facts;
 use crate::verdict::{Step, StepId};
 
+/// The steps about event log and compose file.
 pub(crate) fn steps(
-    _evidence: &Evidence,
-    _registers: &Registers,
-    _expect: &Expect,
-    _any: bool,
-    _facts: &mut Facts,
-) -> Vec<Step> {
-    vec![Step::not_checked(StepId::EventLog, ""), Step::not_checked(StepId::Compose, "")]
+    evidence: &Evidence,
+    registers: &Registers,
+    expect: &Expect,
+    any: bool,
+    facts: &mut Facts,
+) -> [Step; 2] {
+    match evidence.provider {
+        Provider::Dstack | Provider::Development => dstack(evidence, registers, expect, any, facts),
+        _ => {
+            let says =
+                "the machine was not started by dstack: all that runs on it is in the image that [[machine]] names";
+            [runtime_events(evidence, registers, expect), Step::skipped(StepId::Compose, says)]
+        }
+    }
+}
+
+fn dstack(evidence: &Evidence, registers: &Registers, expect: &Expect, any: bool, facts: &mut Facts) -> [Step; 2] {
+    let identity = match evidence.event_log.as_deref().map(|log| replay(log, &registers.rtmr)) {
+        None => Err("the evidence has no event log, so nobody can say what was started on the machine".to_owned()),
+        Some(Err(fault)) => Err(fault.to_string()),
+        Some(Ok(replayed)) => Ok(replayed),
+    };
+    let replayed = match identity {
+        Ok(replayed) => replayed,
+        Err(says) => {
+            let without = "without the machine's event log nobody knows its compose file";
+            return [Step::fail(StepId::EventLog, says), Step::not_checked(StepId::Compose, without)];
+        }
+    };
+    let says = format!("the event log, of {} events, is that of the quote's registers", replayed.events);
+    let mut log = Step::pass(StepId::EventLog, says);
+    for (name, value) in seen(&replayed.identity) {
+        log = log.saw(name, value);
+    }
+    log.notes = replayed.notes;
+    [log, compose(evidence, &replayed.identity.compose_hash, &expect.compose, any, facts)]
+}
+
+fn seen(identity: &Identity) -> Vec<(&'static str, String)> {
+    let mut seen = vec![("app-id", hex::encode(&identity.app_id)), ("compose-hash", identity.compose_hash.to_string())];
+    seen.extend(identity.instance_id.map(|id| ("instance-id", hex::encode(&id))));
+    seen.extend(
+        identity.key_provider.as_ref().map(|provider| ("key-provider", format!("{} {}", provider.name, provider.id))),
+    );
+    seen.extend(
+        identity
+            .os_image_hash
+            .map(|hash| ("os-image-hash (asserted by the key service, not measured)", hash.to_string())),
+    );
+    seen
+}
+
+/// Whether what was deployed leaves D-Shield alone in control.
+fn compose(
+    evidence: &Evidence,
+    measured: &Sha256Digest,
+    expect: &expect::Compose,
+    any: bool,
+    facts: &mut Facts,
+) -> Step {
+    let Some(text) = &evidence.app_compose else {
+        return Step::fail(
+            StepId::Compose,
+            "the evidence lacks the compose file (app_compose) that the event log names",
+        );
+    };
+    let app = match AppCompose::parse(text, measured) {
+        Ok(app) => app,
+        Err(fault) => return Step::fail(StepId::Compose, fault.to_string()),
+    };
+    let sha256 = measured.to_string();
+    facts.compose_sha256 = Some(sha256.clone());
+    let approved = expect.sha256.contains(&sha256);
+    let wanted = expect.image_digest.as_deref().and_then(|digest| digest.strip_prefix("sha256:"));
+    let dshield_image = wanted.and_then(hex::decode_array::<32>).map(Sha256Digest::from);
+    let found = lint(&app, &Expectations { compose_hash_approved: approved, dshield_image });
+    facts.image_digest = found.dshield.as_ref().map(|shield| format!("sha256:{}", shield.digest));
+    let step = if !expect.sha256.is_empty() && !approved {
+        Step::fail(
+            StepId::Compose,
+            format!("the compose file is {sha256}, and {} is expected", expect.sha256.join(" or ")),
+        )
+    } else if let Some(first) = found.findings.first() {
+        let more = match found.findings.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Step::fail(StepId::Compose, format!("the compose file lets others around D-Shield: {first}{more}"))
+    } else if found.dshield.is_none() {
+        Step::fail(
+            StepId::Compose,
+            "no service of the compose file is D-Shield: none is privileged and pinned by digest",
+        )
+    } else if expect.sha256.is_empty() && dshield_image.is_none() {
+        let says = "no compose file and no image of D-Shield are expected ([compose] in expect.toml): what runs as D-Shield could be anything";
+        if any { Step::skipped(StepId::Compose, says) } else { Step::not_checked(StepId::Compose, says) }
+    } else {
+        Step::pass(
+            StepId::Compose,
+            "of what was deployed on the machine, D-Shield alone is privileged, and it is pinned by digest",
+        )
+    };
+    let mut step = step.saw("compose", sha256);
+    if let Some(shield) = &found.dshield {
+        step = step.saw("service", shield.service.clone()).saw("image", shield.image.clone());
+    }
+    for finding in &found.findings {
+        step = step.note(finding.to_string());
+    }
+    for note in found.notes {
+        step = step.note(note);
+    }
+    step
+}
+
+/// What an agent extended RTMR3 with by itself.
+fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect) -> Step {
+    let unused = registers.rtmr[3] == [0; 48];
+    let Some(log) = &evidence.event_log else {
+        let says = if unused {
+            "nothing extended RTMR3: the kernel has no such interface. The report data alone binds the statement"
+        } else {
+            "something other than the agent extends RTMR3. The report data alone binds the statement"
+        };
+        return Step::skipped(StepId::EventLog, says);
+    };
+    let replayed = match replay_runtime_only(log, &registers.rtmr) {
+        Ok(replayed) => replayed,
+        Err(fault) => return Step::fail(StepId::EventLog, fault.to_string()),
+    };
+    let mut step = match measured(&replayed, evidence, expect) {
+        Ok(says) => Step::pass(StepId::EventLog, says),
+        Err(says) => Step::fail(StepId::EventLog, says),
+    };
+    for one in &replayed.measured {
+        step = step.saw(one.name.clone(), hex::encode(&one.payload));
+    }
+    step
+}
+
+/// Every agent that ran since the machine booted is in RTMR3: the last must be the one that speaks, the others known.
+fn measured(replayed: &RuntimeReplayed, evidence: &Evidence, expect: &Expect) -> Result<String, String> {
+    let Ok(statement) = Statement::parse(&evidence.statement) else {
+        return Err("there is no statement to compare RTMR3 with".to_owned());
+    };
+    let last = |name: &str| replayed.all(name).last().map(hex::encode).unwrap_or_default();
+    for (name, stated) in [("dshield-agent", statement.agent.sha256.clone()), ("dshield-ebpf", ebpf(&statement))] {
+        if last(name) != stated {
+            return Err(format!("RTMR3 was last extended with {name} {}, and the statement says {stated}", last(name)));
+        }
+    }
+    let stranger = replayed
+        .all("dshield-agent")
+        .map(hex::encode)
+        .find(|agent| !expect.releases.is_empty() && !expect.releases.iter().any(|release| release.agent == *agent));
+    match stranger {
+        Some(agent) => {
+            Err(format!("the agent {agent} has run on this machine since it booted, and no expected release has it"))
+        }
+        None => Ok("RTMR3 holds the agents that ran since the machine booted, the one that speaks last".to_owned()),
+    }
+}
+
+/// As the agent extends with: SHA-256 over the objects' hashes, in the order of their names.
+fn ebpf(statement: &Statement) -> String {
+    let mut hash = Sha256::new();
+    for name in ["cgroup", "lsm", "netns"] {
+        hash.update(statement.ebpf_object(name).and_then(hex::decode).unwrap_or_default());
+    }
+    hex::encode(&hash.finalize())
 }

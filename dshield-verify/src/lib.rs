@@ -3,12 +3,15 @@
 //! * [`judge`]: evidence to a verdict on machine and policy; [`record`]: the log's part of it
 //! * [`expect`]: what is expected; [`verdict`]: what came out
 //! * [`collateral`]: what to ask a PCCS, and what it answered
-//! * [`quote`], [`log`], [`destinations`]: TDX quotes, signed logs, policies as people read them
+//! * [`quote`], [`event_log`], [`compose`]: TDX quotes, what extended their registers, what dstack was given to start
+//! * [`log`], [`destinations`]: signed logs, policies as people read them
 #![forbid(unsafe_code)]
 mod boot;
 pub mod collateral;
+pub mod compose;
 mod deployment;
 pub mod destinations;
+pub mod event_log;
 pub mod expect;
 pub mod judge;
 pub mod log;
@@ -16,6 +19,8 @@ mod machine;
 pub mod quote;
 pub mod record;
 mod suggestion;
+#[cfg(test)]
+mod test_vectors;
 pub mod time;
 pub mod verdict;
 

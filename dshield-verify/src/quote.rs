@@ -60,7 +60,7 @@ impl VerifiedQuote {
             // A step of its own says so.
             .allow_debug(true)
             .verify_with_policy(&bytes, collateral, now, &QuotePolicy::claims_only(now))
-            .map_err(|error| QuoteError::Invalid(format!("{error:#}")))?;
+            .map_err(|error| QuoteError::Invalid(explained(&format!("{error:#}"))))?;
         let report = *td_report(&claims.report)?;
         Ok(Self { claims, report })
     }
@@ -131,6 +131,20 @@ pub fn top_certificate(quote: &str) -> Option<Vec<u8>> {
         pem[last..].lines().skip(1).take_while(|line| !line.starts_with("-----")).map(str::trim).collect();
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(body).ok()
+}
+
+/// What the library says, in words for who does not know it.
+fn explained(cause: &str) -> String {
+    let means = if cause.contains("xpired") {
+        "the collateral, Intel's data about the platform, is expired: the agent has not refreshed it, or the moment is a later one"
+    } else if cause.contains("evoked") {
+        "a certificate on the way was revoked"
+    } else if cause.contains("in the future") || cause.contains("NotValidYet") {
+        "the collateral is from after the moment that was asked for"
+    } else {
+        return cause.to_owned();
+    };
+    format!("{means} ({cause})")
 }
 
 fn td_report(report: &Report) -> Result<&TDReport10, QuoteError> {

@@ -4,9 +4,11 @@
 //! drives it on stable, with the corpus that is kept and with [`mutate`]d copies of it for a few seconds.
 #![forbid(unsafe_code)]
 
+pub mod app_compose;
 pub mod authority;
 pub mod client_hello;
 pub mod dns;
+pub mod event_log;
 pub mod framing;
 pub mod host_name;
 pub mod log;
@@ -45,6 +47,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "receipt", check: receipt::check, words: receipt::WORDS },
     Target { name: "tile_path", check: tile_path::check, words: tile_path::WORDS },
     Target { name: "trust_policy", check: trust_policy::check, words: trust_policy::WORDS },
+    Target { name: "event_log", check: event_log::check, words: event_log::WORDS },
+    Target { name: "app_compose", check: app_compose::check, words: app_compose::WORDS },
 ];
 
 /// Runs `work` where timers are; none of them is waited for.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use dshield_agent::proxy::fuzz;
 use dshield_common::tlog::{Checkpoint, Note, Receipt, TrustPolicy};
 use dshield_fuzz::mutate::Mutator;
-use dshield_fuzz::{TARGETS, Target, dns};
+use dshield_fuzz::{TARGETS, Target, app_compose, dns, event_log};
 use dshield_verify::log::{Expectations, verify_lines};
 
 /// No input of a few kilobytes may take this long, on the slowest machine.
@@ -123,6 +123,12 @@ fn the_good_inputs_are_understood() {
     assert_eq!((policy.logs().len(), policy.witnesses().len()), (1, 3));
     let lines = text(include_bytes!("../corpus/log/two-boots")).lines();
     assert!(verify_lines(lines, Expectations::default()).is_ok_and(|summary| summary.boots == 2));
+    for log in [include_str!("../corpus/event_log/version1"), include_str!("../corpus/event_log/version2")] {
+        let replayed = event_log::replayed_where_measured(log).expect("a log of dstack");
+        assert_eq!(replayed.identity.compose_hash.as_bytes(), &[0xc0; 32]);
+    }
+    let found = app_compose::judged_text(include_str!("../corpus/app_compose/good")).expect("a compose file");
+    assert!(found.findings.is_empty() && found.dshield.is_some_and(|shield| shield.service == "dshield"));
     let reply = dns::answer(include_bytes!("../corpus/dns/a")).expect("a reply");
     assert_eq!(reply.answers.len(), 1);
 }

@@ -7,6 +7,7 @@
 //! * [`scene`]: the three together, as most tests need them.
 //! * [`namespace`]: network namespaces to put them in.
 //! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
+//! * [`tsm`], [`guest_agent`]: a kernel that makes TDX quotes, played by a file system, and dstack's guest agent.
 //! * [`script`]: a function that runs the Python code in its event.
 //! * [`command`], [`shelf`]: one run of the command, and the stored log that it looks at.
 //! * [`client`], [`load`], [`port`], [`wait`], [`requires`]: HTTP, keep-alive load, ports, deadlines, skipping.
@@ -19,6 +20,7 @@ mod background;
 pub mod catalogue;
 pub mod client;
 pub mod command;
+pub mod guest_agent;
 pub mod load;
 pub mod nameserver;
 pub mod namespace;
@@ -29,6 +31,7 @@ pub mod script;
 pub mod shelf;
 pub mod standin;
 pub mod tripwire;
+pub mod tsm;
 pub mod wait;
 pub mod world;
 

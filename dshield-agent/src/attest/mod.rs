@@ -5,11 +5,21 @@
 //!
 //! * `measure`: hashes of what runs; `facts`: the one place that forms a statement
 //! * `attester`: from a nonce to evidence; `turns`: who is next
-//! * `quoter`: what each provider of quotes does
+//! * `quoter`: what each provider of quotes does; [`choose`]: which one this machine has
+//! * [`configfs_tsm`], [`dstack`]: TDX quotes from Linux itself, and from dstack's guest agent
+//! * [`development`]: quotes that prove nothing
+//! * [`rtmr`]: extending RTMR3 where nobody else does
+//! * [`tdx`]: what is looked at in a TDX quote before it is handed on
 mod attester;
+pub mod choose;
+pub mod configfs_tsm;
+pub mod development;
+pub mod dstack;
 mod facts;
 mod measure;
 mod quoter;
+pub mod rtmr;
+pub mod tdx;
 mod turns;
 
 pub use self::attester::{Asker, AttestError, Attester, NowInForce};

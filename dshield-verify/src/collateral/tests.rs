@@ -1,14 +1,11 @@
 #![allow(clippy::unwrap_used)]
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::{env, fs};
-
 use dshield_common::attestation::ReportData;
 use dshield_development::{Lifetimes, Machine, Pki, Platform, TdReport};
 use proptest::prelude::*;
 
 use super::*;
 use crate::quote::{QuoteError, Root, VerifiedQuote};
+use crate::test_vectors;
 
 const NOW: u64 = 1_800_000_000;
 const CHAINS: [&str; 3] = ["SGX-PCK-CRL-Issuer-Chain", "TCB-Info-Issuer-Chain", "SGX-Enclave-Identity-Issuer-Chain"];
@@ -220,23 +217,6 @@ fn the_part_that_ends_first_says_when_to_ask_again() {
     }
 }
 
-/// Real quotes and what Intel said about their platforms, where this machine has them.
-fn vector(name: &str) -> Option<Vec<u8>> {
-    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors");
-    let folder = env::var_os("DSHIELD_VECTORS").map_or_else(beside, PathBuf::from);
-    let found = fs::read(folder.join(name));
-    if let Err(error) = &found {
-        let why = format!("{}: {error}; DSHIELD_VECTORS can name the folder", folder.join(name).display());
-        println!("skipped: {why}");
-        let file = env::var_os("DSHIELD_SKIP_FILE");
-        if let Some(Ok(mut file)) = file.map(|file| fs::OpenOptions::new().create(true).append(true).open(file)) {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            let _ = writeln!(file, "{test}: {why}");
-        }
-    }
-    found.ok()
-}
-
 #[test]
 fn a_real_quote_verifies_with_what_is_put_together_from_real_answers() {
     for (name, at, next) in [
@@ -245,8 +225,8 @@ fn a_real_quote_verifies_with_what_is_put_together_from_real_answers() {
         // Of the quoting enclave's identity.
         ("tdx_quote_td15ex", 1_791_421_786, "2026-11-06T23:45:11Z"),
     ] {
-        let Some(quote) = vector(name) else { return };
-        let Some(real) = vector(&format!("{name}_collateral.json")) else { return };
+        let Some(quote) = test_vectors::read(name) else { return };
+        let Some(real) = test_vectors::read(&format!("{name}_collateral.json")) else { return };
         let mut real: Collateral = serde_json::from_slice(&real).unwrap();
         let (assembled, paths) = fetch(&quote, &real, |_, _| ()).unwrap();
         assert!(
