@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 use dshield_common::attestation::ReportData;
-use dshield_development::{Lifetimes, Machine, Pki, Platform, TdReport};
+use dshield_development::{Issued, Lifetimes, Machine, Pki, Platform, TcbStatus, TdReport};
 use proptest::prelude::*;
 
 use super::*;
@@ -189,6 +189,29 @@ fn what_holds_no_platform_certificate_is_told_apart() {
     quote[chain - 6] = 5;
     quote[chain + 40] ^= 1;
     assert!(matches!(Requests::for_quote(&quote), Err(CollateralError::Certificate(_))));
+}
+
+#[test]
+fn that_something_is_revoked_is_told_from_what_only_says_so() {
+    let revoked = |platform: Platform| {
+        let (machine, quote) = machine(platform);
+        let root = Root::Other(machine.pki().root_der().to_vec());
+        VerifiedQuote::verify(&hex::encode(&quote), &machine.collateral(NOW), &root, NOW).unwrap_err()
+    };
+    for issued in [Issued::Pck, Issued::PlatformCa, Issued::TcbSigning] {
+        let error = revoked(Platform { revoked: vec![issued], ..Platform::default() });
+        assert!(matches!(error, QuoteError::Revoked(_)), "{error}");
+    }
+    let error = revoked(Platform { tcb_status: TcbStatus::Revoked, ..Platform::default() });
+    assert!(matches!(error, QuoteError::Revoked(_)), "{error}");
+    let (machine, quote) = machine(Platform::default());
+    let root = Root::Other(machine.pki().root_der().to_vec());
+    for unsigned in ["Revoked", "TCB status is invalid: Revoked", "CertRevoked"] {
+        let mut collateral = machine.collateral(NOW);
+        collateral.tcb_info = collateral.tcb_info.replace("UpToDate", unsigned);
+        let error = VerifiedQuote::verify(&hex::encode(&quote), &collateral, &root, NOW).unwrap_err();
+        assert!(matches!(error, QuoteError::Invalid(_)), "{error}");
+    }
 }
 
 #[test]
