@@ -17,6 +17,7 @@ pub mod judge;
 pub mod log;
 mod machine;
 pub mod quote;
+pub mod ratls;
 pub mod record;
 mod suggestion;
 #[cfg(test)]

@@ -9,8 +9,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::CertificateDer;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -100,17 +103,43 @@ pub fn request(
     body: impl Into<Bytes>,
     patience: Duration,
 ) -> Result<Answer, Error> {
+    let request = json(address, method, path, body)?;
+    blocking(patience, async move { exchange(TcpStream::connect(address).await?, request).await })
+}
+
+/// A blocking request inside TLS, whatever the certificate; with the answer comes that certificate (DER), whose key the
+/// other side has proved to have.
+///
+/// # Errors
+/// See [`request`].
+pub fn request_tls(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: impl Into<Bytes>,
+    patience: Duration,
+) -> Result<(Answer, Vec<u8>), Error> {
+    let request = json(address, method, path, body)?;
+    blocking(patience, async move {
+        let stream = TcpStream::connect(address).await?;
+        let stream = any_certificate()?.connect(ServerName::IpAddress(address.ip().into()), stream).await?;
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|leaf| leaf.to_vec());
+        Ok((exchange(stream, request).await?, leaf.ok_or("no certificate")?))
+    })
+}
+
+fn json(address: SocketAddr, method: &str, path: &str, body: impl Into<Bytes>) -> Result<Request<Full<Bytes>>, Error> {
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", address.to_string())
-        .header("content-type", "application/json")
-        .body(Full::new(body.into()))?;
+        .header("content-type", "application/json");
+    Ok(request.body(Full::new(body.into()))?)
+}
+
+fn blocking<T>(patience: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let work = async { exchange(TcpStream::connect(address).await?, request).await };
-        tokio::time::timeout(patience, work).await?
-    })
+    runtime.block_on(async { tokio::time::timeout(patience, work).await? })
 }
 
 /// The anchors in this file (PEM).
@@ -136,4 +165,55 @@ pub fn connector(bundle: &Path) -> Result<TlsConnector, Error> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// A TLS client for HTTP/1.1 that takes any certificate whose key the other side has.
+fn any_certificate() -> Result<TlsConnector, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(AnyCertificate(provider.signature_verification_algorithms));
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[derive(Debug)]
+struct AnyCertificate(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
 }

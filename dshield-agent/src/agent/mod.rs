@@ -24,7 +24,7 @@ pub use self::selftest::{SelfTest, SelfTestError, Verdict};
 use self::watchdog::Watchdog;
 use self::witness::Witnesses;
 use crate::api::{self, ApiState, Deployed};
-use crate::attest::{Attester, Measurements};
+use crate::attest::{Attester, Measurements, RatlsCertificate, RatlsError};
 use crate::config::{self, ConfigError, LoadedConfig};
 use crate::kernel::{Kernel, KernelError, process};
 use crate::log::{BootFacts, Log, LogError, Observing, Storage};
@@ -63,6 +63,8 @@ pub struct Options {
     pub name: String,
     /// Whether the policy may only observe: never where anybody relies on it.
     pub may_observe: bool,
+    /// Whether the API speaks TLS.
+    pub tls: bool,
 }
 
 /// Why the agent did not start. Nothing of it is left behind.
@@ -72,6 +74,9 @@ pub enum StartError {
     /// The operator's: the inspection CA could not be made.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// The machine's: the API's TLS key could not be made.
+    #[error(transparent)]
+    Certificate(#[from] RatlsError),
     /// Somebody with root's rights changed what the kernel side had just set up.
     #[error("{0}")]
     Gate(String),
@@ -134,6 +139,7 @@ pub enum StartError {
 /// A running agent.
 pub struct Agent {
     address: SocketAddr,
+    tls: Option<Arc<RatlsCertificate>>,
     kernel: Arc<Kernel>,
     log: Log,
     launch: Arc<Launch>,
@@ -158,7 +164,7 @@ impl Agent {
     /// # Errors
     /// One sentence with the cause and the fix.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config, listen, state, name, may_observe } = options;
+        let Options { config, listen, state, name, may_observe, tls } = options;
         let config = blocking(move || config::load(&config)).await?;
         let policy = &config.deployment.policy;
         check_mode(policy, may_observe)?;
@@ -167,9 +173,10 @@ impl Agent {
         let listener =
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { address: listen, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address: listen, source })?;
+        let tls = tls.then(|| RatlsCertificate::generate(names(address)).map(Arc::new)).transpose()?;
         let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
         let kernel = Arc::new(kernel);
-        match Self::start_with(config, listener, address, state, may_observe, kernel.clone(), events).await {
+        match Self::start_with(config, (listener, address), tls, state, may_observe, kernel.clone(), events).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
                 stop_kernel(kernel).await;
@@ -180,8 +187,8 @@ impl Agent {
 
     async fn start_with(
         config: LoadedConfig,
-        listener: TcpListener,
-        address: SocketAddr,
+        (listener, address): (TcpListener, SocketAddr),
+        tls: Option<Arc<RatlsCertificate>>,
         state: PathBuf,
         may_observe: bool,
         kernel: Arc<Kernel>,
@@ -235,6 +242,7 @@ impl Agent {
         let observing = Mutex::default();
         let mut agent = Self {
             address,
+            tls,
             kernel,
             log,
             launch,
@@ -255,7 +263,7 @@ impl Agent {
             agent.watchdog.stop().await;
             return Err(error);
         }
-        agent.api = tokio::spawn(api::serve(listener, state, async move {
+        agent.api = tokio::spawn(api::serve(listener, agent.tls.clone(), state, async move {
             let _ = stopped.await;
         }));
         agent.launch.stock().open();
@@ -272,6 +280,19 @@ impl Agent {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The API's TLS key and certificate; none where it speaks plain HTTP.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Arc<RatlsCertificate>> {
+        self.tls.as_ref()
+    }
+
+    /// The API's URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The log.
@@ -369,6 +390,16 @@ impl Agent {
         stop_kernel(kernel).await;
         log.close().await;
     }
+}
+
+/// What the API's certificate names: where it listens, and this machine.
+fn names(listen: SocketAddr) -> impl IntoIterator<Item = String> {
+    let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    let own = listen.ip().to_string();
+    if !listen.ip().is_unspecified() && !names.contains(&own) {
+        names.push(own);
+    }
+    names
 }
 
 fn check_mode(policy: &Policy, may_observe: bool) -> Result<(), StartError> {

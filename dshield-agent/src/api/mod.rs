@@ -1,6 +1,6 @@
 //! The HTTP API for callers, operators and auditors.
 //!
-//! In: HTTP/1.1 requests, from anyone who reaches the listener. Out: invocations to `runtime`, entries read
+//! In: HTTP/1.1 requests, in the clear or inside TLS, from anyone who reaches the listener. Out: invocations to `runtime`, entries read
 //! from `log`, the policy in force. Nothing here is reachable from inside an instance.
 //!
 //! | file | routes |
@@ -12,6 +12,7 @@
 //! | `attestation` | `GET /v1/attestation` |
 //! | `deployment` | `GET /v1/functions`, `/v1/policy` |
 //! | `health` | `GET /healthz`, `/readyz` |
+//! | `tls` | none: how the API speaks TLS |
 mod attestation;
 mod deployment;
 mod error;
@@ -22,6 +23,7 @@ mod log;
 mod query;
 mod stream;
 mod tlog;
+mod tls;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -41,7 +43,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::error::ApiError;
 use self::feed::Feed;
-use crate::attest::Attester;
+use crate::attest::{Attester, RatlsCertificate};
 use crate::log::Log;
 use crate::runtime::{Limits, Pool, serve as serve_http};
 
@@ -85,9 +87,15 @@ pub struct Deployed {
     pub policy_sha256: String,
 }
 
-/// Serves the API until `shutdown` resolves, then gives requests under way a few seconds.
-pub async fn serve(listener: TcpListener, state: ApiState, shutdown: impl Future<Output = ()>) {
-    serve_http(listener, router(state), LIMITS, shutdown).await;
+/// Serves the API until `shutdown` resolves, then gives requests under way a few seconds. With a certificate it speaks
+/// TLS, and nothing else.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<RatlsCertificate>>,
+    state: ApiState,
+    shutdown: impl Future<Output = ()>,
+) {
+    serve_http(listener, router(state), LIMITS, tls.map(tls::acceptor), shutdown).await;
 }
 
 #[derive(Debug)]

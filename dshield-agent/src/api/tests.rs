@@ -13,12 +13,13 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use super::{ApiState, Deployed, serve};
-use crate::attest::Attester;
+use crate::attest::{Attester, RatlsCertificate};
 use crate::log::Log;
 use crate::runtime::testing::{Source, closed_log, exchange, function, log, pool, until};
 use crate::runtime::{LaunchError, Launcher, Pool};
 
 mod readers;
+mod secure;
 
 struct Api {
     address: SocketAddr,
@@ -28,6 +29,10 @@ struct Api {
 
 impl Api {
     async fn start(log: Log, functions: Vec<Pool>) -> Self {
+        Self::start_with(log, functions, None).await
+    }
+
+    async fn start_with(log: Log, functions: Vec<Pool>, tls: Option<Arc<RatlsCertificate>>) -> Self {
         let named = |pool: Pool| (pool.function().spec.name.to_string(), Arc::new(pool));
         let deployed = Deployed {
             functions: functions.into_iter().map(named).collect(),
@@ -43,7 +48,7 @@ impl Api {
             move || if asked.load(Ordering::SeqCst) { Ok(()) } else { Err("a program is detached".to_owned()) };
         let attester = Attester::none("this is a test");
         let state = ApiState { log, attester, deployment: deployment.subscribe(), health: Arc::new(health) };
-        tokio::spawn(serve(listener, state, std::future::pending()));
+        tokio::spawn(serve(listener, tls, state, std::future::pending()));
         Self { address, deployment, ready }
     }
 
@@ -490,13 +495,13 @@ async fn unknown_paths_and_methods_get_json() {
 async fn the_command_line_client_understands_the_answers() {
     use crate::cli::client::{Client, ClientError};
     let api = Api::start(log(), vec![]).await;
-    let client = Client::new(&format!("http://{}", api.address)).unwrap();
+    let client = Client::new(&format!("http://{}", api.address), None).unwrap();
     let response = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap();
     assert_eq!(client.body(response).await.unwrap(), "ok\n");
     // Its port is taken, and nobody listens.
     let nobody = TcpSocket::new_v4().unwrap();
     nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let client = Client::new(&format!("http://{}", nobody.local_addr().unwrap())).unwrap();
+    let client = Client::new(&format!("http://{}", nobody.local_addr().unwrap()), None).unwrap();
     let error = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap_err();
     assert!(matches!(error, ClientError::Unreachable { .. }));
     assert!(error.to_string().contains("dshield run"), "{error}");
@@ -515,6 +520,7 @@ async fn a_client_that_asks_first_need_not_send_what_is_too_large() {
 
 #[tokio::test]
 async fn commands_end_with_the_status_that_says_how_it_went() {
+    use crate::cli::whom::{AgentArgs, TlsArgs};
     use crate::cli::{invoke, logs};
     let source = Source::native("#!/bin/sh\nexit 1\n").file("event.json", "{}");
     let log = log();
@@ -523,6 +529,7 @@ async fn commands_end_with_the_status_that_says_how_it_went() {
     let api = Api::start(log, vec![pool]).await;
     let url = format!("http://{}", api.address);
     let status = |code: u8| format!("{:?}", std::process::ExitCode::from(code));
+    let agent = |url: &str| AgentArgs { url: url.to_owned(), tls: TlsArgs::default() };
     for (name, data, url, expected) in [
         ("broken", "{}", url.as_str(), 1),
         ("nope", "{}", &url, 1),
@@ -531,11 +538,11 @@ async fn commands_end_with_the_status_that_says_how_it_went() {
         ("broken", "{}", "ftp://x", 2),
         ("broken", "{}", "http://127.0.0.1:1", 1),
     ] {
-        let args = invoke::InvokeArgs { name: name.to_owned(), data: data.to_owned(), url: url.to_owned() };
+        let args = invoke::InvokeArgs { name: name.to_owned(), data: data.to_owned(), agent: agent(url) };
         assert_eq!(format!("{:?}", invoke::run(args).await), status(expected), "{name} {data} {url}");
     }
-    let args = logs::LogsArgs { follow: false, json: true, from: 0, url };
+    let args = logs::LogsArgs { follow: false, json: true, from: 0, agent: agent(&url) };
     assert_eq!(format!("{:?}", logs::run(args.clone()).await), status(0));
-    let nobody = logs::LogsArgs { url: "http://127.0.0.1:1".to_owned(), ..args };
+    let nobody = logs::LogsArgs { agent: agent("http://127.0.0.1:1"), ..args };
     assert_eq!(format!("{:?}", logs::run(nobody).await), status(1));
 }

@@ -8,6 +8,7 @@
 //! * `quoter`: what each provider of quotes does; [`choose`]: which one this machine has
 //! * [`configfs_tsm`], [`dstack`]: TDX quotes from Linux itself, and from dstack's guest agent
 //! * [`development`]: quotes that prove nothing
+//! * `ratls`: the TLS key of this boot, and its certificate with evidence inside
 //! * [`rtmr`]: extending RTMR3 where nobody else does
 //! * [`tdx`]: what is looked at in a TDX quote before it is handed on
 mod attester;
@@ -18,6 +19,7 @@ pub mod dstack;
 mod facts;
 mod measure;
 mod quoter;
+mod ratls;
 pub mod rtmr;
 pub mod tdx;
 mod turns;
@@ -26,3 +28,4 @@ pub use self::attester::{Asker, AttestError, Attester, NowInForce};
 pub use self::facts::{Facts, InForce};
 pub use self::measure::Measurements;
 pub use self::quoter::{QuoteError, Quoted, Quoter};
+pub use self::ratls::{RatlsCertificate, RatlsError};

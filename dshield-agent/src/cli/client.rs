@@ -1,16 +1,29 @@
-//! A small HTTP/1.1 client for the agent's own API: one connection per request, `http://` only.
+//! A small HTTP/1.1 client for an agent's API: one connection per request, inside TLS or in the clear.
+//!
+//! A URL and whom to believe flow in; responses flow out, each with the certificate of the connection that it came by.
+//!
+//! * `tls`: the handshake, and whose certificate is taken
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// Where the agent listens unless told otherwise.
-pub const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+use self::tls::TlsError;
+pub use self::tls::{Leaf, SpkiSha256, SpkiSha256Error, Trust};
+
+mod tls;
+
+/// Where the agent listens unless told otherwise, whatever it speaks there: `dshield run` TLS, `dshield dev` plain HTTP.
+pub const DEFAULT_URL: &str = "127.0.0.1:8080";
 /// An agent that does not even accept a connection in this time is not there.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -19,8 +32,13 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub enum ClientError {
     /// The caller's.
-    #[error("{0} is not a URL of the form http://HOST:PORT; give the agent's address with --url or DSHIELD_URL")]
+    #[error(
+        "{0} is not a URL of the form https://HOST:PORT or http://HOST:PORT, nor HOST:PORT of this machine; give the agent's address with --url or DSHIELD_URL"
+    )]
     Url(String),
+    /// The caller's: without TLS there is no key to compare.
+    #[error("--tls-spki or DSHIELD_TLS_SPKI names a TLS key, and {0} is without TLS; use https://")]
+    KeyWithoutTls(String),
     /// Nobody listens there.
     #[error(
         "no agent answers at {url} ({cause}); start one with `dshield run` or `dshield dev`, or give its address with --url or DSHIELD_URL"
@@ -29,6 +47,40 @@ pub enum ClientError {
         /// Where it was looked for.
         url: String,
         /// What the system said.
+        cause: io::Error,
+    },
+    /// The caller's: the agent there speaks plain HTTP, or what listens is none.
+    #[error("what answers at {0} does not speak TLS; use http:// where `dshield dev` or --tls off was meant")]
+    NotTls(String),
+    /// The caller's: the agent there speaks TLS.
+    #[error("the agent at {0} speaks TLS; use https://")]
+    OnlyTls(String),
+    /// Not the agent that was checked: another one, or the same after a restart.
+    #[error(
+        "the TLS key at {url} is {found}, not the one that --tls-spki or DSHIELD_TLS_SPKI names; an agent makes a new one at each start: check it again with `dshield-verify {url}`"
+    )]
+    OtherKey {
+        /// Where.
+        url: String,
+        /// Whose certificate was shown.
+        found: SpkiSha256,
+    },
+    /// Nobody vouches for the certificate: an agent makes its own.
+    #[error(
+        "no authority of the web vouches for the certificate at {url} ({cause}), and an agent makes its own: check it with `dshield-verify {url}`, and give its key with --tls-spki or DSHIELD_TLS_SPKI"
+    )]
+    Untrusted {
+        /// Where.
+        url: String,
+        /// What is wrong.
+        cause: rustls::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("no TLS with the agent at {url}: {cause}")]
+    Tls {
+        /// With whom.
+        url: String,
+        /// What was noticed.
         cause: io::Error,
     },
     /// The connection ended, or something else than an HTTP server listens there.
@@ -45,46 +97,103 @@ pub enum ClientError {
 #[derive(Clone, Debug)]
 pub struct Client {
     url: String,
+    host: ServerName<'static>,
     authority: String,
     /// Without a slash at its end.
     base: String,
+    speaks: Speaks,
+    key: Option<SpkiSha256>,
+}
+
+#[derive(Clone, Debug)]
+enum Speaks {
+    Http,
+    Https,
+    /// TLS, or plain HTTP once that was found not to be TLS. Of this machine only: from afar, whoever is between could
+    /// choose.
+    Whichever {
+        plain: Arc<OnceLock<()>>,
+    },
+}
+
+/// Whether `text` is meant as an agent's URL, where a file could be meant too.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }
 
 impl Client {
-    /// The API at an `http://` URL.
+    /// The API at an `http://` or `https://` URL, or at an address of this machine without either; with `key`, only where
+    /// TLS proves that key.
     ///
     /// # Errors
-    /// When the URL is not of that form.
-    pub fn new(url: &str) -> Result<Self, ClientError> {
+    /// When the URL is not of that form, or without TLS although there is a key.
+    pub fn new(url: &str, key: Option<SpkiSha256>) -> Result<Self, ClientError> {
         let wrong = || ClientError::Url(url.to_owned());
-        let uri: Uri = url.parse().map_err(|_| wrong())?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wrong)?;
+        let whole = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
+        let uri: Uri = whole.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
         if authority.as_str().contains('@') || uri.query().is_some() {
             return Err(wrong());
         }
-        let port = authority.port_u16().unwrap_or(80);
+        let host = ServerName::try_from(authority.host().trim_matches(['[', ']']).to_owned()).map_err(|_| wrong())?;
+        let speaks = match uri.scheme_str() {
+            Some("https") if whole == url => Speaks::Https,
+            Some("https") if is_this_machine(&host) => match key {
+                Some(_) => Speaks::Https,
+                None => Speaks::Whichever { plain: Arc::default() },
+            },
+            Some("http") if key.is_some() => return Err(ClientError::KeyWithoutTls(url.to_owned())),
+            Some("http") => Speaks::Http,
+            _ => return Err(wrong()),
+        };
+        let port = authority.port_u16().unwrap_or(if matches!(speaks, Speaks::Http) { 80 } else { 443 });
         Ok(Self {
             url: url.to_owned(),
+            host,
             authority: format!("{}:{port}", authority.host()),
             base: uri.path().trim_end_matches('/').to_owned(),
+            speaks,
+            key,
         })
     }
 
-    /// Sends a request; `path` includes the query. The response's body comes as it arrives.
+    /// Sends a request; `path` includes the query. The response's body comes as it arrives. A response that came inside TLS
+    /// has the other side's certificate among its extensions ([`Leaf`]).
     ///
     /// # Errors
-    /// When there is no answer. An answer of any status is a success here.
+    /// When there is no answer. An answer of any status is a success here, but for that of a TLS port to plain HTTP.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
-        let unreachable = |cause| ClientError::Unreachable { url: self.url.clone(), cause };
-        let stream = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(&self.authority))
-            .await
-            .map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?
-            .map_err(unreachable)?;
-        let broken = |cause| self.broken(cause);
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Ends with the response; its errors are the request's too.
-        tokio::spawn(connection);
+        let request = self.request(method, path, body)?;
+        let (stream, peer) = self.connect().await?;
+        let plain = match &self.speaks {
+            Speaks::Http => return self.in_the_clear(stream, request).await,
+            Speaks::Https => None,
+            Speaks::Whichever { plain } if plain.get().is_some() => return self.in_the_clear(stream, request).await,
+            Speaks::Whichever { plain } => Some(plain).filter(|_| peer.ip().is_loopback()),
+        };
+        let trust = match self.key {
+            Some(key) => Trust::Key(key),
+            // What a name of this machine means is for its own files to say: they may be wrong.
+            None if is_this_machine(&self.host) && peer.ip().is_loopback() => Trust::Anybody,
+            None => Trust::Web,
+        };
+        match (tls::connect(stream, self.host.clone(), trust).await, plain) {
+            (Ok((stream, leaf)), _) => {
+                let mut response = self.exchange(stream, request).await?;
+                response.extensions_mut().insert(leaf);
+                Ok(response)
+            }
+            (Err(TlsError::NotTls), Some(plain)) => {
+                let _ = plain.set(());
+                let (stream, _) = self.connect().await?;
+                self.in_the_clear(stream, request).await
+            }
+            (Err(error), _) => Err(self.without_tls(error)),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = format!("{}{path}", self.base).parse().map_err(|_| ClientError::Url(self.url.clone()))?;
@@ -93,7 +202,52 @@ impl Client {
         headers.insert(header::HOST, host);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("dshield/", env!("CARGO_PKG_VERSION"))));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(request)
+    }
+
+    async fn connect(&self) -> Result<(TcpStream, SocketAddr), ClientError> {
+        let unreachable = |cause| ClientError::Unreachable { url: self.url.clone(), cause };
+        let stream = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(&self.authority))
+            .await
+            .map_err(|_| unreachable(io::ErrorKind::TimedOut.into()))?
+            .map_err(unreachable)?;
+        let peer = stream.peer_addr().map_err(unreachable)?;
+        Ok((stream, peer))
+    }
+
+    async fn in_the_clear(
+        &self,
+        stream: TcpStream,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let response = self.exchange(stream, request).await?;
+        if response.status() == StatusCode::BAD_REQUEST && response.headers().contains_key("x-dshield-tls") {
+            return Err(ClientError::OnlyTls(self.url.clone()));
+        }
+        Ok(response)
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let broken = |cause| self.broken(cause);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // Ends with the response; its errors are the request's too.
+        tokio::spawn(connection);
         sender.send_request(request).await.map_err(broken)
+    }
+
+    fn without_tls(&self, error: TlsError) -> ClientError {
+        let url = self.url.clone();
+        match error {
+            TlsError::NotTls => ClientError::NotTls(url),
+            TlsError::OtherKey(found) => ClientError::OtherKey { url, found },
+            TlsError::Untrusted(cause) => ClientError::Untrusted { url, cause },
+            TlsError::Broken(cause) => ClientError::Tls { url, cause },
+        }
     }
 
     /// The whole body of a response.
@@ -109,6 +263,14 @@ impl Client {
     #[must_use]
     pub fn broken(&self, cause: hyper::Error) -> ClientError {
         ClientError::Broken { url: self.url.clone(), cause }
+    }
+}
+
+fn is_this_machine(host: &ServerName<'_>) -> bool {
+    match host {
+        ServerName::IpAddress(address) => IpAddr::from(*address).is_loopback(),
+        ServerName::DnsName(name) => name.as_ref().eq_ignore_ascii_case("localhost"),
+        _ => false,
     }
 }
 
@@ -147,11 +309,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_http_urls_are_taken() {
-        assert_eq!(Client::new("http://localhost/x/").unwrap().authority, "localhost:80");
-        assert_eq!(Client::new("http://[::1]:8080").unwrap().authority, "[::1]:8080");
-        for url in ["https://localhost", "localhost:8080", "", "http://", "http://u:p@h", "http://h/?q"] {
-            assert!(Client::new(url).is_err(), "{url}");
+    fn only_urls_of_http_and_addresses_of_this_machine_are_taken() {
+        let authority = |url: &str| Client::new(url, None).unwrap().authority;
+        assert_eq!(authority("http://localhost/x/"), "localhost:80");
+        assert_eq!(authority("https://localhost"), "localhost:443");
+        assert_eq!(authority("https://[::1]:8080"), "[::1]:8080");
+        for url in [DEFAULT_URL, "localhost:8080", "[::1]:8080", "127.9.9.9:1"] {
+            assert_eq!(authority(url), url);
+            assert!(matches!(Client::new(url, None).unwrap().speaks, Speaks::Whichever { .. }));
+        }
+        for url in ["", "http://", "https://u:p@h", "http://h/?q", "ftp://h", "a.example:8080", "192.0.2.1:8080", "/x"]
+        {
+            assert!(Client::new(url, None).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn whoever_names_a_key_never_speaks_in_the_clear() {
+        let key = Some("00".repeat(32).parse().unwrap());
+        let refused = Client::new("http://127.0.0.1:8080", key).unwrap_err();
+        assert!(refused.to_string().contains("use https://"), "{refused}");
+        for url in ["https://a.example", DEFAULT_URL] {
+            assert!(matches!(Client::new(url, key).unwrap().speaks, Speaks::Https), "{url}");
         }
     }
 

@@ -9,6 +9,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::run::Switch;
 use super::{logs, run};
 use crate::agent::{Agent, Options};
 use crate::config::{self, LoadedConfig};
@@ -33,14 +34,18 @@ pub(super) struct DevArgs {
     /// Names the cgroup and the pins; two agents on one machine need two names.
     #[arg(long, value_name = "NAME", default_value = "dshield-dev")]
     name: String,
+    /// Whether the API speaks TLS, as that of `dshield run` does.
+    #[arg(long, value_name = "on|off", default_value = "off", hide_possible_values = true)]
+    tls: Switch,
 }
 
 /// Runs the agent.
 pub(super) async fn run(args: DevArgs) -> ExitCode {
-    let DevArgs { config, listen, state, name } = args;
+    let DevArgs { config, listen, state, name, tls } = args;
     let beside = config.parent().unwrap_or(Path::new("")).join(".dshield");
     let state = state.unwrap_or(beside);
-    let options = Options { config: config.clone(), listen, state: state.clone(), name, may_observe: true };
+    let tls = tls == Switch::On;
+    let options = Options { config: config.clone(), listen, state: state.clone(), name, may_observe: true, tls };
     let agent = match run::start(options).await {
         Ok(agent) => agent,
         Err(code) => return code,

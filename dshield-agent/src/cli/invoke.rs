@@ -10,7 +10,8 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::client::{Client, ClientError, DEFAULT_URL, encode_segment, printable};
+use super::client::{Client, ClientError, encode_segment, printable};
+use super::whom::AgentArgs;
 
 /// Invoke a function and print what it returns
 #[derive(Clone, Debug, clap::Args)]
@@ -23,9 +24,9 @@ pub struct InvokeArgs {
     /// The event: JSON, @FILE, or - for standard input
     #[arg(long, short, value_name = "JSON|@FILE|-", default_value = "{}", hide_default_value = true)]
     pub data: String,
-    /// Where the agent listens
-    #[arg(long, env = "DSHIELD_URL", default_value = DEFAULT_URL)]
-    pub url: String,
+    /// The agent
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 /// Runs the command.
@@ -34,7 +35,7 @@ pub async fn run(args: InvokeArgs) -> ExitCode {
         Ok(data) => data,
         Err(problem) => return fail(2, &problem),
     };
-    let client = match Client::new(&args.url) {
+    let client = match args.agent.client() {
         Ok(client) => client,
         Err(error) => return fail(2, &error.to_string()),
     };

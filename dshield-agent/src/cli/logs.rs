@@ -13,7 +13,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::client::{Client, ClientError, DEFAULT_URL, printable};
+use super::client::{Client, ClientError, printable};
+use super::whom::AgentArgs;
 
 /// Entries asked for at once.
 const PAGE: usize = 500;
@@ -33,14 +34,14 @@ pub struct LogsArgs {
     /// The number of the first entry to print
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub from: u64,
-    /// Where the agent listens
-    #[arg(long, env = "DSHIELD_URL", default_value = DEFAULT_URL)]
-    pub url: String,
+    /// The agent
+    #[command(flatten)]
+    pub agent: AgentArgs,
 }
 
 /// Runs the command.
 pub async fn run(args: LogsArgs) -> ExitCode {
-    let client = match Client::new(&args.url) {
+    let client = match args.agent.client() {
         Ok(client) => client,
         Err(error) => {
             eprintln!("dshield: {error}");

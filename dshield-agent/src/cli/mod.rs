@@ -28,6 +28,7 @@ mod measure;
 mod run;
 mod suggest;
 mod table;
+pub mod whom;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 it worked, 1 it failed or the machine is unfit, 2 wrong usage or a policy with mistakes.

@@ -25,12 +25,24 @@ pub(super) struct RunArgs {
     /// Names the cgroup and the pins; two agents on one machine need two names.
     #[arg(long, value_name = "NAME", default_value = "dshield")]
     name: String,
+    /// Whether the API speaks TLS, with a key that is made at the start and that the attestation names. Without it nobody
+    /// can tell that a connection ends in this agent: for gateways that end TLS themselves.
+    #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
+    tls: Switch,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Switch {
+    On,
+    Off,
 }
 
 /// Runs the agent.
 pub(super) async fn run(args: RunArgs) -> ExitCode {
-    let RunArgs { config, listen, state, name } = args;
-    let agent = match start(Options { config, listen, state, name, may_observe: false }).await {
+    let RunArgs { config, listen, state, name, tls } = args;
+    let tls = tls == Switch::On;
+    let agent = match start(Options { config, listen, state, name, may_observe: false, tls }).await {
         Ok(agent) => agent,
         Err(code) => return code,
     };
@@ -81,9 +93,14 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
         0 => tracing::info!("this kernel has no Landlock: mounts and user ids alone bound what instances write"),
         abi => tracing::info!("Landlock (ABI {abi}) bounds what instances write"),
     }
+    match agent.tls() {
+        Some(tls) => tracing::info!("the API speaks TLS with the key {} (SHA-256 of its SPKI)", tls.spki_sha256()),
+        None if agent.address().ip().is_loopback() => tracing::info!("the API speaks plain HTTP"),
+        None => tracing::warn!("the API speaks plain HTTP: whoever is between it and its callers reads along"),
+    }
     // The one line on stdout: for whoever started the agent and waits for it.
     let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "dshield ready http://{} name={name}", agent.address());
+    let _ = writeln!(stdout, "dshield ready {} name={name}", agent.url());
     let _ = stdout.flush();
     Ok(agent)
 }

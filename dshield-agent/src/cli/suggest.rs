@@ -8,14 +8,15 @@ use dshield_common::log::line::SignedEntry;
 use dshield_common::policy::{Policy, Suggestions};
 use dshield_verify::log::{Expectations, KeyError, LogFault, LogKey, LogSummary, LogVerifier};
 
-use super::client::{Client, ClientError, printable};
+use super::client::{Client, ClientError, is_url, printable};
+use super::whom::TlsArgs;
 use super::{check, logs};
 use crate::config;
 
 /// What `dshield policy suggest` takes.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  dshield policy suggest --from-log http://127.0.0.1:8080 --policy dshield.toml\n  \
+    after_help = "Examples:\n  dshield policy suggest --from-log https://127.0.0.1:8080 --policy dshield.toml\n  \
                         dshield logs --json > log.ndjson; dshield policy suggest --from-log log.ndjson"
 )]
 pub(super) struct SuggestArgs {
@@ -28,6 +29,8 @@ pub(super) struct SuggestArgs {
     /// The key (PEM) that must have signed the last entry, as you have it from whom you trust.
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Why nothing is suggested.
@@ -49,7 +52,7 @@ enum SuggestError {
 
 /// Suggests. Exit code 1 when the log does not verify or cannot be read, 2 when the policy has mistakes.
 pub(super) async fn run(args: SuggestArgs) -> ExitCode {
-    let SuggestArgs { from_log, policy, key } = args;
+    let SuggestArgs { from_log, policy, key, tls } = args;
     let policy = match policy.map(|file| config::load(&file)).transpose() {
         Ok(loaded) => loaded.map(|config| config.deployment.policy),
         Err(error) => {
@@ -57,8 +60,8 @@ pub(super) async fn run(args: SuggestArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let learned = match from_log.starts_with("http://") {
-        true => from_agent(&from_log, key.as_deref()).await,
+    let learned = match is_url(&from_log) {
+        true => from_agent(&from_log, &tls, key.as_deref()).await,
         false => from_file(Path::new(&from_log), key.as_deref()),
     };
     match learned {
@@ -145,8 +148,8 @@ fn from_file(path: &Path, key: Option<&Path>) -> Result<Learned, SuggestError> {
     Ok(reader.finish(key.map(|key| key.display().to_string()))?)
 }
 
-async fn from_agent(url: &str, key: Option<&Path>) -> Result<Learned, SuggestError> {
-    let client = Client::new(url)?;
+async fn from_agent(url: &str, tls: &TlsArgs, key: Option<&Path>) -> Result<Learned, SuggestError> {
+    let client = Client::new(url, tls.tls_spki)?;
     let (expected, vouched) = match key {
         Some(file) => (read_key(file)?, file.display().to_string()),
         None => {

@@ -8,6 +8,7 @@
 //! a `worker` owns the instance and stops it as soon as nobody wants it or its process has ended.
 mod body;
 mod bootstrap;
+mod handshake;
 mod invocation;
 mod launch;
 mod mailbox;

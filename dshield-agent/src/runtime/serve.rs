@@ -1,5 +1,5 @@
-//! Serves HTTP/1.1 on a listener whose clients may be hostile: bounded connections, bounded headers, no
-//! connection that only waits.
+//! Serves HTTP/1.1 on a listener whose clients may be hostile, in the clear or inside TLS: bounded connections, bounded
+//! headers, no connection that only waits.
 use std::future::Future;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,12 +14,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::TcpUserTimeout;
-use nix::sys::socket::{MsgFlags, SockaddrStorage, getpeername, recv, setsockopt};
+use nix::sys::socket::{SockaddrStorage, getpeername, setsockopt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
+
+use super::handshake::handshake;
 
 /// The largest request head.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -31,7 +36,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(crate) struct Limits {
     /// Open connections; further ones wait in the listener's queue.
     pub connections: usize,
-    /// From the moment a connection is idle until the next request's head is complete.
+    /// From the moment a connection is idle until the next request's head is complete; and before the first one, as long
+    /// again for the TLS handshake.
     pub head: Duration,
     /// How long a client may leave an answer unread before its connection is cut off.
     pub unread: Option<Duration>,
@@ -49,19 +55,24 @@ impl Peer {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
     }
 
-    /// False when the client has closed the connection. A process that ended has.
+    /// False when the client has closed the connection, or its half of it. A process that ended has. What it sent before
+    /// that and nobody has read, such as TLS's close_notify, does not hide it; close_notify alone is no end.
     pub fn is_connected(&self) -> bool {
-        let mut byte = [0];
-        match recv(self.0.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
-            Ok(read) => read > 0,
-            Err(error) => error == nix::errno::Errno::EAGAIN,
-        }
+        let gone = PollFlags::from_bits_retain(libc::POLLRDHUP) | PollFlags::POLLHUP | PollFlags::POLLERR;
+        let mut asked = [PollFd::new(self.0.as_fd(), gone)];
+        matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0))
     }
 }
 
 /// Serves until `shutdown` resolves; then finishes the requests being served, for a few seconds at most.
-/// Dropped before that, it closes all connections.
-pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: impl Future<Output = ()>) {
+/// Dropped before that, it closes all connections. With `tls`, nothing but TLS.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    shutdown: impl Future<Output = ()>,
+) {
     let (stop, stopped) = watch::channel(());
     let free = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
@@ -76,7 +87,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
             Some(_) = connections.join_next() => {}
             (permit, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, router.clone(), limits, stopped.clone());
+                    let connection = connection(stream, router.clone(), limits, tls.clone(), stopped.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -97,7 +108,13 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, limits: Limits,
     let _ = tokio::time::timeout(GRACE, finished).await;
 }
 
-async fn connection(stream: TcpStream, router: Router, limits: Limits, mut stopped: watch::Receiver<()>) {
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    tls: Option<TlsAcceptor>,
+    mut stopped: watch::Receiver<()>,
+) {
     // They fail only for a connection that is already gone.
     let _ = stream.set_nodelay(true);
     if let Some(unread) = limits.unread {
@@ -106,6 +123,26 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut stopp
     }
     let Ok(peer) = stream.as_fd().try_clone_to_owned() else { return };
     let peer = Peer(Arc::new(peer));
+    let Some(tls) = tls else { return requests(stream, peer, router, limits, stopped).await };
+    let made = tokio::select! {
+        made = tokio::time::timeout(limits.head, handshake(stream, &tls)) => made,
+        _ = stopped.changed() => return,
+    };
+    match made {
+        Ok(Ok(stream)) => requests(stream, peer, router, limits, stopped).await,
+        Ok(Err(error)) => tracing::debug!("no TLS with a client: {error}"),
+        Err(_) => tracing::debug!("no TLS with a client: its handshake took too long"),
+    }
+}
+
+/// Answers requests until the connection ends.
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    router: Router,
+    limits: Limits,
+    mut stopped: watch::Receiver<()>,
+) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         // An axum router is always ready.
@@ -131,70 +168,4 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, mut stopp
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    async fn start(limits: Limits, shutdown: impl Future<Output = ()> + Send + 'static) -> std::net::SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(|| async { "hello" }));
-        tokio::spawn(serve(listener, router, limits, shutdown));
-        address
-    }
-
-    /// It was told nothing more, and kept its place for ever.
-    #[tokio::test]
-    async fn a_client_that_does_not_read_its_answer_is_cut_off() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let large = || async { vec![b'x'; 64 << 20] };
-        let router = Router::new().route("/", get(|| async { "hello" })).route("/large", get(large));
-        let unread = Some(Duration::from_millis(500));
-        let limits = Limits { connections: 1, head: Duration::from_secs(60), unread };
-        tokio::spawn(serve(listener, router, limits, std::future::pending()));
-        let mut lazy = TcpStream::connect(address).await.unwrap();
-        lazy.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        lazy.readable().await.unwrap();
-        let mut next = TcpStream::connect(address).await.unwrap();
-        next.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        let answered = tokio::time::timeout(Duration::from_secs(60), next.read_to_string(&mut text)).await;
-        answered.expect("the place was not given away").unwrap();
-        assert!(text.ends_with("hello"), "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_client_that_never_finishes_its_request_head_is_cut_off() {
-        let limits = Limits { connections: 1, head: Duration::from_millis(50), unread: None };
-        let address = start(limits, std::future::pending()).await;
-        let mut slow = TcpStream::connect(address).await.unwrap();
-        slow.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
-        // The only place is taken, and is free again in time.
-        let mut next = TcpStream::connect(address).await.unwrap();
-        next.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut text = String::new();
-        next.read_to_string(&mut text).await.unwrap();
-        assert!(text.ends_with("hello"), "{text}");
-        let mut rest = Vec::new();
-        let _ = slow.read_to_end(&mut rest).await;
-        assert!(!String::from_utf8_lossy(&rest).contains("200"));
-    }
-
-    #[tokio::test]
-    async fn shutdown_closes_idle_connections() {
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let limits = Limits { connections: 8, head: Duration::from_secs(60), unread: None };
-        let address = start(limits, async { drop(stopped.await) }).await;
-        let mut idle = TcpStream::connect(address).await.unwrap();
-        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        let mut head = [0; 12];
-        idle.read_exact(&mut head).await.unwrap();
-        assert_eq!(&head, b"HTTP/1.1 200");
-        drop(stop);
-        let mut rest = Vec::new();
-        idle.read_to_end(&mut rest).await.unwrap();
-    }
-}
+mod tests;

@@ -49,7 +49,7 @@ pub(super) async fn run(listener: TcpListener, mailbox: Arc<Mailbox>, arn: &str,
     let arn = HeaderValue::from_str(arn).unwrap_or(HeaderValue::from_static(""));
     let api = Arc::new(Api { mailbox, arn, reading: Semaphore::new(1) });
     let limits = Limits { connections: CONNECTIONS, head: timeout + IDLE, unread: None };
-    serve(listener, router(api), limits, std::future::pending()).await;
+    serve(listener, router(api), limits, None, std::future::pending()).await;
 }
 
 fn router(api: Arc<Api>) -> Router {

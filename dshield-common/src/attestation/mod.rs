@@ -7,9 +7,11 @@
 //! * [`evidence`]: the document with everything that proving it takes
 //! * [`event`]: run-time events that extend RTMR3, and their digests
 //! * [`code`]: one hash for a function's code folder
+//! * [`ratls`]: evidence inside a TLS certificate
 pub mod code;
 pub mod event;
 pub mod evidence;
+pub mod ratls;
 pub mod statement;
 
 pub use self::evidence::{Collateral, Evidence, Provider, TpmQuote};

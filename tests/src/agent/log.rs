@@ -1,14 +1,12 @@
 //! The signed log, fetched page by page through the API.
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use dshield_common::log::entry::{Connect, Entry, Event, Lifecycle, Phase, Record, Refused, Request};
 use dshield_common::log::line::SignedEntry;
 use dshield_verify::log::{Expectations, LogKey, verify_lines};
 
-use crate::client::{self, Error};
-use crate::wait;
+use crate::client::{Answer, Error};
 
 /// Entries asked for at once: few enough that ordinary tests turn pages.
 const PAGE: usize = 50;
@@ -36,12 +34,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads key and entries from the agent at `address`.
+    /// Reads key and entries, asking `get` for each path of the API.
     ///
     /// # Errors
     /// When the API does not answer, or not in the documented form.
-    pub fn fetch(address: SocketAddr) -> Result<Self, Error> {
-        let get = |path: &str| client::request(address, "GET", path, "", wait::scaled(wait::PATIENCE));
+    pub(super) fn fetch(get: impl Fn(&str) -> Result<Answer, Error>) -> Result<Self, Error> {
         let mut log = Self { key: get("/v1/log/key")?.text(), lines: Vec::new() };
         loop {
             let page = get(&format!("/v1/log/entries?from={}&limit={PAGE}", log.lines.len()))?;

@@ -46,6 +46,9 @@ pub struct Launch {
     pub binary: Option<PathBuf>,
     /// A command that runs the agent, such as `setpriv …`; the agent's own command line is appended.
     pub wrapper: Vec<String>,
+    /// `--tls`, or what the command does without it. Off unless a test is about TLS: the others write their requests
+    /// themselves.
+    pub tls: Option<bool>,
 }
 
 impl Default for Launch {
@@ -55,7 +58,16 @@ impl Default for Launch {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("dst-{}-{number}", std::process::id());
         let listen = "127.0.0.1:0".into();
-        Self { command: "run", name, listen, config: None, state: None, binary: None, wrapper: Vec::new() }
+        Self {
+            command: "run",
+            name,
+            listen,
+            config: None,
+            state: None,
+            binary: None,
+            wrapper: Vec::new(),
+            tls: Some(false),
+        }
     }
 }
 
@@ -64,6 +76,7 @@ impl Default for Launch {
 pub struct Agent {
     process: Process,
     address: SocketAddr,
+    tls: bool,
     name: String,
     leftovers: Leftovers,
 }
@@ -87,7 +100,7 @@ impl Agent {
         // Another agent's, or a killed one's: not ours to remove should this one not come up.
         let before = leftovers.found();
         let path = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let arguments = [
+        let mut arguments = vec![
             launch.command.into(),
             "--config".into(),
             path(&config),
@@ -98,6 +111,9 @@ impl Agent {
             "--name".into(),
             launch.name.clone(),
         ];
+        if let Some(tls) = launch.tls {
+            arguments.extend(["--tls".into(), if tls { "on" } else { "off" }.into()]);
+        }
         let binary = launch.binary.clone().unwrap_or_else(process::binary);
         let started = Process::start(&launch.wrapper, &binary, &arguments, project.folder());
         let (process, ready) = match started {
@@ -110,17 +126,23 @@ impl Agent {
                 return Err(StartError { left, ..error });
             }
         };
-        let (address, name) = parse_ready(&ready).ok_or_else(|| process.unexpected(&ready))?;
-        if name != launch.name {
+        let (tls, address, name) = parse_ready(&ready).ok_or_else(|| process.unexpected(&ready))?;
+        if name != launch.name || launch.tls.is_some_and(|asked| asked != tls) {
             return Err(process.unexpected(&ready));
         }
-        Ok(Self { process, address, name, leftovers })
+        Ok(Self { process, address, tls, name, leftovers })
     }
 
     /// Where its API listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The URL of its API.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls { "https" } else { "http" }, self.address)
     }
 
     /// Its name: the cgroup and the folder of pins are called so.
@@ -186,16 +208,15 @@ impl Agent {
 
     #[track_caller]
     fn request(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
-        client::request(self.address, method, path, body, wait::scaled(ANSWER))
-            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+        ask(self.address, self.tls, method, path, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// Invokes without looking at the answer, for events that end with the agent or never.
     pub fn invoke_aside(&self, function: &str, event: &Value) -> std::thread::JoinHandle<()> {
-        let (address, body) = (self.address, event.to_string());
+        let (address, tls, body) = (self.address, self.tls, event.to_string());
         let path = format!("/2015-03-31/functions/{function}/invocations");
         std::thread::spawn(move || {
-            let _ = client::request(address, "POST", &path, body, wait::scaled(ANSWER));
+            let _ = ask(address, tls, "POST", &path, body);
         })
     }
 
@@ -203,7 +224,8 @@ impl Agent {
     #[must_use]
     #[track_caller]
     pub fn log(&self) -> Log {
-        Log::fetch(self.address).unwrap_or_else(|error| panic!("the log cannot be read: {error}"))
+        let get = |path: &str| ask(self.address, self.tls, "GET", path, "");
+        Log::fetch(get).unwrap_or_else(|error| panic!("the log cannot be read: {error}"))
     }
 
     /// The log, once it has what `wanted` looks for: kernel refusals and endings come a moment later.
@@ -224,10 +246,27 @@ impl Agent {
     }
 }
 
-/// `dshield ready http://ADDR name=NAME`
-fn parse_ready(line: &str) -> Option<(SocketAddr, String)> {
-    let (address, name) = line.trim_end().strip_prefix("dshield ready http://")?.split_once(" name=")?;
-    Some((address.parse().ok()?, name.to_owned()))
+fn ask(
+    address: SocketAddr,
+    tls: bool,
+    method: &str,
+    path: &str,
+    body: impl Into<Bytes>,
+) -> Result<Answer, client::Error> {
+    let patience = wait::scaled(ANSWER);
+    match tls {
+        true => client::request_tls(address, method, path, body, patience).map(|(answer, _)| answer),
+        false => client::request(address, method, path, body, patience),
+    }
+}
+
+/// `dshield ready http://ADDR name=NAME`, or with https: whether it speaks TLS, where, and its name.
+fn parse_ready(line: &str) -> Option<(bool, SocketAddr, String)> {
+    let (url, name) = line.trim_end().strip_prefix("dshield ready ")?.split_once(" name=")?;
+    let (scheme, address) = url.split_once("://")?;
+    let tls = matches!(scheme, "https");
+    (tls || scheme == "http").then_some(())?;
+    Some((tls, address.parse().ok()?, name.to_owned()))
 }
 
 #[cfg(test)]
@@ -236,8 +275,11 @@ mod tests {
 
     #[test]
     fn the_ready_line_gives_address_and_name() {
-        let ready = parse_ready("dshield ready http://127.0.0.1:4711 name=dst-1-0\n");
-        assert_eq!(ready, Some((SocketAddr::from(([127, 0, 0, 1], 4711)), "dst-1-0".to_owned())));
+        for (scheme, tls) in [("http", false), ("https", true)] {
+            let ready = parse_ready(&format!("dshield ready {scheme}://127.0.0.1:4711 name=dst-1-0\n"));
+            assert_eq!(ready, Some((tls, SocketAddr::from(([127, 0, 0, 1], 4711)), "dst-1-0".to_owned())));
+        }
         assert_eq!(parse_ready("dshield ready"), None);
+        assert_eq!(parse_ready("dshield ready ftp://127.0.0.1:4711 name=x"), None);
     }
 }

@@ -14,15 +14,16 @@ use dshield_common::tlog::{Checkpoint, Hash, Note, TileReader, Tree, VerifierKey
 use dshield_verify::log::{Expectations, KeyError, LogFault, LogKey, Start};
 use serde::Serialize;
 
-use crate::cli::client::{Client, ClientError, printable};
+use crate::cli::client::{Client, ClientError, is_url, printable};
 use crate::cli::logs;
+use crate::cli::whom::TlsArgs;
 use crate::log::check::{Checker, Signatures};
 use crate::log::fsck::boot_key;
 
 /// What `dshield log verify` takes.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  dshield log verify http://127.0.0.1:8080\n  dshield log verify copy --checkpoint \
+    after_help = "Examples:\n  dshield log verify https://127.0.0.1:8080\n  dshield log verify copy --checkpoint \
                         what-i-was-told-before\n\nExit codes: 0 the log verifies, 1 it does not or cannot be read, 2 wrong usage."
 )]
 pub(in crate::cli) struct VerifyArgs {
@@ -45,6 +46,8 @@ pub(in crate::cli) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -164,8 +167,8 @@ async fn verify(args: VerifyArgs) -> Result<Verified, VerifyError> {
     let key = args.key.as_deref().map(read_key).transpose()?;
     let mut key_by = args.key.as_ref().map(|path| path.display().to_string());
     let signatures = if args.hashes_only { Signatures::None } else { Signatures::All };
-    if args.log.starts_with("http://") {
-        let client = Client::new(&args.log)?;
+    if is_url(&args.log) {
+        let client = Client::new(&args.log, args.tls.tls_spki)?;
         // Asked for first, so that all it covers is there.
         let note = logs::text(&client, "/v1/log/checkpoint").await?;
         held.push(parse_checkpoint("the agent's checkpoint", &note)?);
