@@ -3,6 +3,7 @@
 //!
 //! * [`judge`]: evidence to a verdict on machine and policy; [`record`]: the log's part of it
 //! * [`expect`]: what is expected; [`verdict`]: what came out
+//! * [`collateral`]: what to ask a PCCS, and what it answered
 //! * [`quote`], [`event_log`], [`compose`]: TDX quotes, what extended their registers, what dstack was given to start
 //! * [`log`], [`destinations`]: signed logs, policies as people read them
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ mod boot;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod client;
+pub mod collateral;
 pub mod compose;
 mod deployment;
 pub mod destinations;

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dshield_common::log::entry::{self, Event, Isolation, PolicyInForce, Record};
-use dshield_common::policy::{LogPolicy, Mode, Policy};
+use dshield_common::policy::{AttestationPolicy, LogPolicy, Mode, Policy};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
+use self::collateral::Refresh;
 use self::events::Registry;
 pub use self::ground::{Ground, READY, Stock};
 use self::launch::Launch;
@@ -34,6 +35,7 @@ use crate::secrets::{self, SecretError, Secrets};
 use crate::snapshot::{FrozenFunction, Snapshot, SnapshotError, Store};
 use crate::walls::{Wall, Walls};
 
+mod collateral;
 mod events;
 mod ground;
 mod launch;
@@ -102,6 +104,9 @@ pub enum StartError {
     /// The operator's: the log has one name, key and set of witnesses for a boot.
     #[error("[log] cannot change while the agent runs: restart dshield")]
     LogPolicy,
+    /// The operator's: who is asked about the platform is chosen when the agent starts.
+    #[error("[attestation] cannot change while the agent runs: restart dshield")]
+    AttestationPolicy,
     /// `/proc` is missing.
     #[error("cannot measure the running program: {0}; is /proc mounted?")]
     Measure(std::io::Error),
@@ -152,7 +157,9 @@ pub struct Agent {
     watchdog: Watchdog,
     memory_only: bool,
     log_policy: LogPolicy,
+    attestation_policy: AttestationPolicy,
     witnesses: Option<Witnesses>,
+    collateral: Option<Refresh>,
     may_observe: bool,
     /// There while the policy in force only observes.
     observing: Mutex<Option<Observing>>,
@@ -227,7 +234,8 @@ impl Agent {
         let asked = kernel.clone();
         let who_asked = Arc::new(move |netns, source| asked.asker(netns, source).map(|asker| process(&asker)));
         let proxy = Proxy::new(log.clone(), ca, who_asked);
-        let own = proxy.own(policy.log.egress(), &policy).map_err(StartError::Resolver)?;
+        let to_witnesses = proxy.own(policy.log.egress(), &policy).map_err(StartError::Resolver)?;
+        let to_pccs = proxy.own(policy.attestation.egress(), &policy).map_err(StartError::Resolver)?;
         let registry = Arc::new(Registry::default());
         let events = tokio::spawn(events::run(events, registry.clone(), log.clone()));
         let launch = Arc::new(Launch::new(kernel.clone(), log.clone(), proxy, spawner, filters, registry));
@@ -236,7 +244,7 @@ impl Agent {
         let asked = watchdog.state();
         let attester = Attester::none("no provider was chosen");
         let health = Arc::new(move || watchdog::health(&asked));
-        let state = ApiState { log: log.clone(), attester, deployment, health };
+        let state = ApiState { log: log.clone(), attester: attester.clone(), deployment, health };
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(async {});
         let observing = Mutex::default();
@@ -255,7 +263,9 @@ impl Agent {
             watchdog,
             memory_only,
             log_policy: policy.log.clone(),
+            attestation_policy: policy.attestation.clone(),
             witnesses: None,
+            collateral: None,
             may_observe,
             observing,
         };
@@ -269,8 +279,10 @@ impl Agent {
         agent.launch.stock().open();
         let LogPolicy { witnesses, interval, .. } = policy.log.clone();
         if !witnesses.is_empty() {
-            agent.witnesses = Some(Witnesses::start(agent.log.clone(), own, witnesses, interval));
+            agent.witnesses = Some(Witnesses::start(agent.log.clone(), to_witnesses, witnesses, interval));
         }
+        let pccs = policy.attestation.pccs.clone();
+        agent.collateral = pccs.and_then(|pccs| Refresh::start(attester, to_pccs, pccs));
         Ok(agent)
     }
 
@@ -331,6 +343,9 @@ impl Agent {
         if policy.log != self.log_policy {
             return Err(StartError::LogPolicy);
         }
+        if policy.attestation != self.attestation_policy {
+            return Err(StartError::AttestationPolicy);
+        }
         check_mode(policy, self.may_observe)?;
         let secrets = Secrets::from_environment(policy)?;
         let mut kept = self.snapshot.lock().await;
@@ -379,7 +394,23 @@ impl Agent {
 
     /// Ends requests, instances, kernel side and log, in this order.
     pub async fn stop(self) {
-        let Self { kernel, log, deployed, snapshot, stop_api, api, events, watchdog, launch, witnesses, .. } = self;
+        let Self {
+            kernel,
+            log,
+            deployed,
+            snapshot,
+            stop_api,
+            api,
+            events,
+            watchdog,
+            launch,
+            witnesses,
+            collateral,
+            ..
+        } = self;
+        if let Some(collateral) = collateral {
+            collateral.stop().await;
+        }
         if let Some(witnesses) = witnesses {
             witnesses.stop().await;
         }
