@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dshield_common::attestation::statement::Function;
 use dshield_common::log::entry::{self, Event, Isolation, PolicyInForce, Record};
 use dshield_common::policy::{AttestationPolicy, LogPolicy, Mode, Policy};
 use nix::sys::resource::{Resource, getrlimit};
@@ -16,6 +17,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::timeout;
 
+pub use self::attestation::AttestationOptions;
+use self::attestation::{Chosen, Kept, choose};
 use self::collateral::Refresh;
 use self::events::Registry;
 pub use self::ground::{Ground, READY, Stock};
@@ -24,7 +27,8 @@ pub use self::selftest::{SelfTest, SelfTestError, Verdict};
 use self::watchdog::Watchdog;
 use self::witness::Witnesses;
 use crate::api::{self, ApiState, Deployed};
-use crate::attest::{Attester, Measurements, RatlsCertificate, RatlsError};
+use crate::attest::choose::Choice;
+use crate::attest::{Attester, Facts, InForce, Measurements, NowInForce, RatlsCertificate, RatlsError};
 use crate::config::{self, ConfigError, LoadedConfig};
 use crate::kernel::{Kernel, KernelError, process};
 use crate::log::{BootFacts, Log, LogError, Observing, Storage};
@@ -35,6 +39,7 @@ use crate::secrets::{self, SecretError, Secrets};
 use crate::snapshot::{FrozenFunction, Snapshot, SnapshotError, Store};
 use crate::walls::{Wall, Walls};
 
+mod attestation;
 mod collateral;
 mod events;
 mod ground;
@@ -66,12 +71,22 @@ pub struct Options {
     pub may_observe: bool,
     /// Whether the API speaks TLS.
     pub tls: bool,
+    /// Who makes quotes.
+    pub attestation: AttestationOptions,
 }
 
 /// Why the agent did not start. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// The operator's or the machine's: there are no quotes of the kind that was asked for.
+    #[error("--attestation {choice} cannot be had here: {why}; `--attestation auto` takes what the machine has")]
+    Attestation {
+        /// What was asked for.
+        choice: Choice,
+        /// Why not.
+        why: String,
+    },
     /// The operator's: the inspection CA could not be made.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -160,6 +175,9 @@ pub struct Agent {
     attestation_policy: AttestationPolicy,
     witnesses: Option<Witnesses>,
     collateral: Option<Refresh>,
+    attester: Attester,
+    /// Evidence in the certificate and the log, where there is any.
+    kept: Option<Kept>,
     may_observe: bool,
     /// There while the policy in force only observes.
     observing: Mutex<Option<Observing>>,
@@ -171,7 +189,7 @@ impl Agent {
     /// # Errors
     /// One sentence with the cause and the fix.
     pub async fn start(options: Options) -> Result<Self, StartError> {
-        let Options { config, listen, state, name, may_observe, tls } = options;
+        let Options { config, listen, state, name, may_observe, tls, attestation } = options;
         let config = blocking(move || config::load(&config)).await?;
         let policy = &config.deployment.policy;
         check_mode(policy, may_observe)?;
@@ -183,7 +201,8 @@ impl Agent {
         let tls = tls.then(|| RatlsCertificate::generate(names(address)).map(Arc::new)).transpose()?;
         let (kernel, events) = blocking(move || Kernel::start(&name)).await?;
         let kernel = Arc::new(kernel);
-        match Self::start_with(config, (listener, address), tls, state, may_observe, kernel.clone(), events).await {
+        let asked = (attestation, state, may_observe);
+        match Self::start_with(config, (listener, address), tls, asked, kernel.clone(), events).await {
             Ok(agent) => Ok(agent),
             Err(error) => {
                 stop_kernel(kernel).await;
@@ -196,8 +215,7 @@ impl Agent {
         config: LoadedConfig,
         (listener, address): (TcpListener, SocketAddr),
         tls: Option<Arc<RatlsCertificate>>,
-        state: PathBuf,
-        may_observe: bool,
+        (attestation, state, may_observe): (AttestationOptions, PathBuf, bool),
         kernel: Arc<Kernel>,
         mut events: crate::kernel::Events,
     ) -> Result<Self, StartError> {
@@ -211,8 +229,10 @@ impl Agent {
         let run_dir = kernel.run_dir().to_owned();
         let ca_pem = ca.pem().to_owned();
         let isolation = isolation(&kernel);
+        let (facts_isolation, programs) = (isolation.clone(), kernel.programs());
+        let policy_sha256 = policy.hash().to_string();
         let set_up = kernel.clone();
-        let (log, spawner, filters, events, store) = blocking(move || {
+        let (log, spawner, filters, events, store, measurements, quoter) = blocking(move || {
             if Walls::standing().stands(Wall::SelfTest) {
                 let tested = SelfTest::run(&set_up, &mut events, &spawner, &filters)?;
                 tested.verdict()?;
@@ -223,11 +243,13 @@ impl Agent {
             let root = run_dir.join("root");
             fs::create_dir_all(&root).map_err(|source| StartError::RunDir { path: root, source })?;
             let store = Store::mount(&run_dir)?;
-            let sha256 = Measurements::take(&filters).map_err(StartError::Measure)?.sha256;
+            let measurements = Measurements::take(&filters).map_err(StartError::Measure)?;
+            let Chosen { quoter, tpm_boots } = choose(&attestation, &state, &measurements, &policy_sha256)?;
             let storage = if memory_only { Storage::Memory } else { Storage::File(state.join(LOG_FILE)) };
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin, ed25519 })?;
-            Ok::<_, StartError>((log, spawner, filters, events, store))
+            let sha256 = measurements.sha256.clone();
+            let log = Log::open(storage, BootFacts { version, sha256, isolation, mode, origin, ed25519, tpm_boots })?;
+            Ok::<_, StartError>((log, spawner, filters, events, store, measurements, quoter))
         })
         .await?;
 
@@ -242,9 +264,16 @@ impl Agent {
         let (deployed, deployment) = watch::channel(Arc::default());
         let watchdog = Watchdog::start(kernel.clone(), log.clone(), deployment.clone());
         let asked = watchdog.state();
-        let attester = Attester::none("no provider was chosen");
+        let attester = match quoter {
+            Ok(quoter) => {
+                let tls_spki_sha256 = tls.as_ref().map(|certificate| certificate.spki_sha256().to_owned());
+                let facts = Facts { measurements, programs, isolation: facts_isolation, tls_spki_sha256 };
+                Attester::start(quoter, facts, now_in_force(deployment.clone()), log.clone())
+            }
+            Err(why) => Attester::none(why),
+        };
         let health = Arc::new(move || watchdog::health(&asked));
-        let state = ApiState { log: log.clone(), attester: attester.clone(), deployment, health };
+        let state = ApiState { log: log.clone(), attester: attester.clone(), deployment: deployment.clone(), health };
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(async {});
         let observing = Mutex::default();
@@ -266,10 +295,13 @@ impl Agent {
             attestation_policy: policy.attestation.clone(),
             witnesses: None,
             collateral: None,
+            attester: attester.clone(),
+            kept: None,
             may_observe,
             observing,
         };
         if let Err(error) = agent.deploy(&config).await {
+            agent.attester.stop();
             agent.watchdog.stop().await;
             return Err(error);
         }
@@ -281,6 +313,7 @@ impl Agent {
         if !witnesses.is_empty() {
             agent.witnesses = Some(Witnesses::start(agent.log.clone(), to_witnesses, witnesses, interval));
         }
+        agent.kept = Kept::start(attester.clone(), agent.log.clone(), agent.tls.clone(), deployment);
         let pccs = policy.attestation.pccs.clone();
         agent.collateral = pccs.and_then(|pccs| Refresh::start(attester, to_pccs, pccs));
         Ok(agent)
@@ -303,6 +336,12 @@ impl Agent {
     pub fn url(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
+    }
+
+    /// What gives evidence.
+    #[must_use]
+    pub fn attester(&self) -> &Attester {
+        &self.attester
     }
 
     /// The log.
@@ -406,8 +445,14 @@ impl Agent {
             launch,
             witnesses,
             collateral,
+            attester,
+            kept,
             ..
         } = self;
+        if let Some(kept) = kept {
+            kept.stop().await;
+        }
+        attester.stop();
         if let Some(collateral) = collateral {
             collateral.stop().await;
         }
@@ -474,6 +519,22 @@ fn connections_each(config: &LoadedConfig) -> usize {
             "{descriptors} descriptors are few for {instances} instances, each with up to {share} connections: raise the limit (LimitNOFILE), or lower `concurrency`"
         );
         share
+    })
+}
+
+/// What a statement says of the deployment at the moment.
+fn now_in_force(deployment: watch::Receiver<Arc<Deployed>>) -> NowInForce {
+    Arc::new(move || {
+        let deployed = deployment.borrow().clone();
+        let functions = deployed
+            .functions
+            .iter()
+            .map(|(name, pool)| Function { name: name.clone(), code_sha256: pool.function().code_sha256.clone() });
+        InForce {
+            policy: deployed.policy.clone(),
+            policy_sha256: deployed.policy_sha256.clone(),
+            functions: functions.collect(),
+        }
     })
 }
 

@@ -10,9 +10,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::run::Switch;
+use super::run::{AttestationArgs, Switch};
 use super::{logs, run};
 use crate::agent::{Agent, Options};
+use crate::attest::choose::Choice;
 use crate::config::{self, LoadedConfig};
 use crate::log::Log;
 
@@ -38,11 +39,13 @@ pub(super) struct DevArgs {
     /// Whether the API speaks TLS, as that of `dshield run` does.
     #[arg(long, value_name = "on|off", default_value = "off", hide_possible_values = true)]
     tls: Switch,
+    #[command(flatten)]
+    attestation: AttestationArgs,
 }
 
 /// Runs the agent.
 pub(super) async fn run(args: DevArgs) -> ExitCode {
-    let DevArgs { config, listen, state, name, tls } = args;
+    let DevArgs { config, listen, state, name, tls, attestation } = args;
     let beside = config.parent().unwrap_or(Path::new("")).join(".dshield");
     let state = state.unwrap_or(beside);
     // Before the agent copies the code: no change after that goes unseen.
@@ -55,8 +58,8 @@ pub(super) async fn run(args: DevArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let tls = tls == Switch::On;
-    let options = Options { config: config.clone(), listen, state, name, may_observe: true, tls };
+    let (tls, attestation) = (tls == Switch::On, attestation.options(Choice::Development));
+    let options = Options { config: config.clone(), listen, state, name, may_observe: true, tls, attestation };
     let agent = match run::start(options).await {
         Ok(agent) => agent,
         Err(code) => return code,

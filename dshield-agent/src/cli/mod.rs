@@ -54,6 +54,8 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     /// Print the log.
     Logs(logs::LogsArgs),
+    /// Check a deployment, as a stranger would: machine, policy and log. The same as `dshield-verify`.
+    Verify(dshield_verify::cli::VerifyArgs),
     /// Check, copy or shorten a log.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -124,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Verify(args) => block_on(dshield_verify::cli::run(args)),
         Command::Log(command) => block_on(log::run(command)),
         Command::Check { file, json } => check::run(&file, json),
         Command::Policy(PolicyCommand::Suggest(args)) => block_on(suggest::run(args)),

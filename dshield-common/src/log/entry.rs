@@ -101,6 +101,8 @@ pub enum Event {
     Refused(Refused),
     /// The policy in force, at start and at every change.
     Policy(PolicyInForce),
+    /// What the hardware vouches for: once in each boot whose machine makes quotes.
+    Attestation(Attestation),
     /// The enforcement was found changed.
     Tamper {
         /// What differs.
@@ -136,6 +138,9 @@ pub struct Boot {
     /// name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_id: Option<String>,
+    /// A TPM's monotonic counter, which goes up with each boot of the agent; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_boots: Option<u64>,
     /// What verifies the checkpoints of this boot, as vkeys (C2SP signed-note): P-256, which is `key`, and Ed25519.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoint_keys: Vec<String>,
@@ -344,6 +349,16 @@ pub struct Attempt {
     /// The request's path without its query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+}
+
+/// [`Event::Attestation`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// Who made the quote: `dstack`, `configfs-tsm`, `tpm` or `development`.
+    pub provider: String,
+    /// Evidence ([`crate::attestation::evidence`]) as JSON, over the keys that this boot's entry lists. Where all of it does
+    /// not fit into an entry, without what can be had elsewhere.
+    pub evidence: String,
 }
 
 /// [`Event::Policy`].
