@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dshield_common::attestation::{Evidence, Nonce, Statement};
 use dshield_common::log::line::SignedEntry;
-use dshield_common::tlog::{Checkpoint, Note};
+use dshield_common::tlog::{Checkpoint, Hash, Note};
 
 use super::deployment::{AskError, Deployment};
 use super::memory::{Memory, MemoryError};
@@ -220,16 +220,24 @@ async fn ask(
             for seq in chosen {
                 let line = deployment.entries(seq, Some(1)).await?;
                 let receipt = deployment.receipt(seq).await?;
-                record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt);
+                let proof = tie(record, deployment, &receipt).await?;
+                record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt, &proof);
             }
             record.checked_sample(sample);
         }
     }
     let witnessed = deployment.witnessed().await?;
-    let theirs = size_of(&witnessed);
-    let proof = if theirs > 0 && theirs < size { deployment.consistency(theirs, size).await? } else { Vec::new() };
+    let proof = tie(record, deployment, &witnessed).await?;
     record.witnessed(&witnessed, &proof);
     Ok(())
+}
+
+/// The proof that ties a receipt or a checkpoint to the accepted checkpoint.
+async fn tie(record: &Record<'_>, deployment: &Deployment, answer: &str) -> Result<Vec<Hash>, AskError> {
+    match record.proof_wanted(answer) {
+        Some((old, new)) => deployment.consistency(old, new).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// What a checkpoint says that it covers; whether that is true is for the judge.

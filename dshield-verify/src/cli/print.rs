@@ -78,14 +78,22 @@ fn row(step: &Step) -> String {
         StepResult::Pass => "pass",
         StepResult::Fail => "FAIL",
         StepResult::NotChecked => "not checked",
-        StepResult::Skipped => "-",
+        StepResult::Skipped => "skipped",
     };
     let mut text = String::new();
     let head = format!("  {mark:<12}{:<14}", step.step.name());
     paragraph(&mut text, &head, &step.says);
     let wanted = step.result != StepResult::Pass;
     for observed in step.observed.iter().filter(|_| wanted) {
-        paragraph(&mut text, "", &format!("{} = {}", observed.name, observed.value));
+        // To be copied: never broken.
+        let _ = writeln!(
+            text,
+            "{:width$}{} = {}",
+            "",
+            printable(&observed.name),
+            printable(&observed.value),
+            width = INDENT + 4
+        );
     }
     for note in &step.notes {
         paragraph(&mut text, "", &format!("note: {note}"));
