@@ -145,6 +145,7 @@ impl TestLog {
             memory_only: false,
             log_id: None,
             checkpoint_keys: Vec::new(),
+            tpm_boots: None,
             previous,
         }));
     }
