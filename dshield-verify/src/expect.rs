@@ -48,6 +48,20 @@ pub struct Machine {
     pub rtmr1: String,
     /// The kernel's command line and first file system.
     pub rtmr2: String,
+    /// What these measurements start.
+    #[serde(default)]
+    pub starts: Starts,
+}
+
+/// What a machine with known measurements starts: who has to say what runs there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Starts {
+    /// Whatever its compose file says (dstack, and any image for everybody): without that file nothing is known.
+    #[default]
+    Compose,
+    /// D-Shield, and nothing that could go around it: an image made for that, whose measurements cover all of it.
+    Dshield,
 }
 
 /// Which states of the platform's firmware are good enough.
