@@ -22,4 +22,5 @@ pub mod sandbox;
 #[allow(unsafe_code, reason = "overwrites what ring gives no other way to")]
 pub mod secret;
 pub mod secrets;
+pub mod snapshot;
 pub mod walls;

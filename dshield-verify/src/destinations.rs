@@ -59,9 +59,7 @@ impl View {
             view.destinations.extend(function.egress.into_iter().map(|rule| rule.row(&function.name)));
         }
         view.destinations.extend(policy.log.witnesses.into_iter().map(|witness| witness.egress.row(AGENT)));
-        if let Some(rule) = policy.collateral {
-            view.destinations.push(rule.row(AGENT));
-        }
+        view.destinations.extend(policy.attestation.pccs.map(|pccs| pccs.egress.row(AGENT)));
         if policy.memory_only {
             view.notes.push("the log is kept in memory only: it ends with the agent".to_owned());
         }
@@ -112,8 +110,19 @@ struct Policy {
     mode: String,
     resolver: String,
     functions: Vec<Function>,
-    #[serde(default)]
-    collateral: Option<Rule>,
+    attestation: Attestation,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Attestation {
+    pccs: Option<Pccs>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pccs {
+    egress: Rule,
 }
 
 #[derive(Deserialize)]
@@ -229,6 +238,14 @@ mod tests {
     }
 
     #[test]
+    fn whom_the_agent_asks_about_the_platform_is_a_row_of_its_own() {
+        let view = view("[attestation]\npccs = \"https://pccs.example.com/x\"\n");
+        let [row] = view.destinations.as_slice() else { panic!("{view:?}") };
+        assert_eq!((row.who.as_str(), row.to.as_str()), (AGENT, "pccs.example.com:443"));
+        assert!(row.limits.starts_with("only GET; paths /x/sgx/certification/v4/pckcrl, "), "{}", row.limits);
+    }
+
+    #[test]
     fn a_function_without_rules_sends_nowhere() {
         let view = view("");
         assert!(view.destinations.is_empty());
@@ -249,9 +266,13 @@ mod tests {
     fn a_member_that_nobody_knows_is_not_passed_over() {
         let canonical =
             Deployment::parse("", &mut |_| Err(String::new())).map(|deployment| deployment.policy.canonical());
-        let text = canonical.unwrap_or_else(|_| r#"{"functions":[],"log":{"interval_ms":1,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#.to_owned());
+        let text = canonical.unwrap_or_else(|_| r#"{"attestation":{"pccs":null},"functions":[],"log":{"interval_ms":1,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#.to_owned());
         assert!(View::of(&text).is_ok());
         let more = text.replacen('{', "{\"backdoor\":true,", 1);
         assert!(View::of(&more).unwrap_err().to_string().contains("backdoor"));
+        let more = text.replacen("\"pccs\":null", "\"pccs\":null,\"mirror\":{}", 1);
+        assert!(View::of(&more).unwrap_err().to_string().contains("mirror"));
+        let less = text.replacen("\"attestation\":{\"pccs\":null},", "", 1);
+        assert!(View::of(&less).unwrap_err().to_string().contains("attestation"));
     }
 }

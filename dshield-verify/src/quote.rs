@@ -39,6 +39,9 @@ pub enum QuoteError {
     /// The collateral is malformed.
     #[error("the collateral is not understood: {0} is not hexadecimal")]
     Collateral(&'static str),
+    /// Intel's own word, signed like the rest: it holds, and is that nobody should believe the platform.
+    #[error("the platform's keys, or a certificate on the way, are revoked ({0})")]
+    Revoked(String),
     /// Signature, chain, validity or TCB data do not hold.
     #[error("the quote does not verify: {0}")]
     Invalid(String),
@@ -60,7 +63,14 @@ impl VerifiedQuote {
             // A step of its own says so.
             .allow_debug(true)
             .verify_with_policy(&bytes, collateral, now, &QuotePolicy::claims_only(now))
-            .map_err(|error| QuoteError::Invalid(explained(&format!("{error:#}"))))?;
+            .map_err(|error| {
+                let text = format!("{error:#}");
+                // Whole texts, since others quote what nobody has signed.
+                match error.root_cause().to_string().as_str() {
+                    "CertRevoked" | "TCB status is invalid: Revoked" => QuoteError::Revoked(text),
+                    _ => QuoteError::Invalid(explained(&text)),
+                }
+            })?;
         let report = *td_report(&claims.report)?;
         Ok(Self { claims, report })
     }
@@ -137,8 +147,6 @@ pub fn top_certificate(quote: &str) -> Option<Vec<u8>> {
 fn explained(cause: &str) -> String {
     let means = if cause.contains("xpired") {
         "the collateral, Intel's data about the platform, is expired: the agent has not refreshed it, or the moment is a later one"
-    } else if cause.contains("evoked") {
-        "a certificate on the way was revoked"
     } else if cause.contains("in the future") || cause.contains("NotValidYet") {
         "the collateral is from after the moment that was asked for"
     } else {

@@ -282,6 +282,11 @@ fn dev_puts_edited_code_and_policy_in_force_and_keeps_the_last_good_one() {
     std::fs::write(&config, "[[function]]\nname = \"f\"\nruntim = \"python3\"\n").expect("the folder is ours");
     wait::until("the complaint", || agent.stderr().contains("dshield.toml:3:1").then_some(()));
     assert!(agent.stderr().contains("the last good version stays"), "{}", agent.stderr());
+    // Whom the agent itself asks is chosen when it starts.
+    let edited = format!("[attestation]\npccs = \"https://pccs.example\"\n{}", project.policy());
+    std::fs::write(&config, edited).expect("the folder is ours");
+    let complaint = "[attestation] cannot change while the agent runs: restart dshield";
+    wait::until("the complaint", || agent.stderr().contains(complaint).then_some(()));
     assert_eq!(agent.call("f", &json!({})), "two");
     let log = agent.log();
     assert_eq!(policies(&log).last().expect("there is one").sha256, in_force, "{log}");

@@ -140,14 +140,19 @@ fn the_code_cannot_be_changed_from_inside() {
     )]) else {
         return;
     };
-    let code = project.folder().join("functions/f/app.py");
-    // Even a folder that anyone may write to, as in a careless deployment.
+    let original = project.folder().join("functions/f/app.py");
+    let copy = agent.copies()[0].join("app.py");
+    // Even where its permissions would let anybody write to it.
     let open: std::fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-    std::fs::set_permissions(&code, open).expect("the file is ours");
-    let before = std::fs::read(&code).expect("the file is ours");
+    for code in [&original, &copy] {
+        std::fs::set_permissions(code, open.clone()).expect("root may");
+    }
+    let before = std::fs::read(&original).expect("the file is ours");
     let answer = agent.call("f", &json!({}));
     assert!(answer.as_str().is_some_and(|why| why.contains("Read-only")), "{answer}");
-    assert_eq!(std::fs::read(&code).expect("the file is ours"), before);
+    for code in [&original, &copy] {
+        assert_eq!(std::fs::read(code).expect("root may"), before);
+    }
 }
 
 #[test]

@@ -116,9 +116,30 @@ const FOR_VM: [Need; 2] = [
     },
 ];
 
+/// What quotes by a TPM are built and tested with. D-Shield is built without, so where these cannot be had, setup goes on
+/// and says so, and what needs them is skipped.
+const FOR_TPM: [Need; 3] = [
+    Need {
+        name: "pkg-config",
+        what_for: "finds libraries for the feature `tpm`",
+        packages: &["pkg-config"],
+        found: || in_path("pkg-config"),
+    },
+    Need {
+        name: "tpm2-tss",
+        what_for: "speaks to a TPM, with the feature `tpm`",
+        packages: &["libtss2-dev"],
+        found: || shell::ask(Command::new("pkg-config").args(["--modversion", "tss2-esys"])),
+    },
+    Need { name: "swtpm", what_for: "is the TPM of the tests", packages: &["swtpm"], found: || in_path("swtpm") },
+];
+
 /// Runs the task.
 pub fn run() -> Result<(), Error> {
     install(&NEEDS)?;
+    if let Err(error) = install(&FOR_TPM) {
+        say("tpm", &format!("not installed, so what needs it is skipped: {error}"));
+    }
     let rustc = rustc()?;
     linker(&rustc)?;
     components()?;
@@ -143,6 +164,11 @@ pub fn vm() -> Result<(), Error> {
 pub fn missing_for_vm() -> Option<(&'static str, String)> {
     let missing = FOR_VM.iter().find(|need| (need.found)().is_none())?;
     Some((missing.name, FOR_VM.iter().flat_map(|need| need.packages).copied().collect::<Vec<_>>().join(" ")))
+}
+
+/// The first thing that building with the feature `tpm` needs and that is not there. The tests themselves look for swtpm.
+pub fn missing_for_tpm() -> Option<&'static str> {
+    FOR_TPM.iter().filter(|need| need.name != "swtpm").find(|need| (need.found)().is_none()).map(|need| need.name)
 }
 
 fn install(needs: &'static [Need]) -> Result<(), Error> {

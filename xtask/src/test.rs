@@ -8,6 +8,7 @@ use crate::{
 };
 use std::{
     fs,
+    io::Write,
     path::Path,
     time::{Duration, Instant},
 };
@@ -23,7 +24,7 @@ pub fn run() -> Result<(), Error> {
     let target = cargo::target()?;
     let skips = target.join("skipped.txt");
     fs::write(&skips, "").map_err(Error::file(&skips))?;
-    let steps: [Step<'_>; 8] = [
+    let steps: [Step<'_>; 9] = [
         ("setup", &setup::run),
         ("format", &|| {
             within(2, &["fmt", "--all", "--check"], &skips)?;
@@ -40,6 +41,7 @@ pub fn run() -> Result<(), Error> {
         }),
         ("tests", &|| within(25, &["test", "--workspace", "--locked"], &skips)),
         ("verifier for browsers", &|| wasm::step(&skips)),
+        ("quotes by a TPM", &|| tpm(&skips)),
         ("reproducible kernel objects", &reproduce::run),
         ("virtual machines", &|| vm::step(&skips)),
     ];
@@ -58,6 +60,21 @@ pub fn run() -> Result<(), Error> {
     }
     summary(&times, &skips, "ok");
     Ok(())
+}
+
+/// The feature `tpm` links to libraries that not every machine has, so nothing else is built with it. With `--workspace`,
+/// for the same reason as [`EVERYTHING`]: but for what only the feature needs, the agent alone is built again.
+fn tpm(skips: &Path) -> Result<(), Error> {
+    if let Some(missing) = setup::missing_for_tpm() {
+        let why =
+            format!("quotes by a TPM: {missing} is not installed; run `cargo xtask setup` where packages can be had");
+        eprintln!("skipped: {why}");
+        let mut file = fs::OpenOptions::new().append(true).open(skips).map_err(Error::file(skips))?;
+        return writeln!(file, "{why}").map_err(Error::file(skips));
+    }
+    let feature = ["--workspace", "--features", "dshield-agent/tpm", "--locked"];
+    within(15, &[["clippy"].as_slice(), &feature, &["--all-targets", "--", "-D", "warnings"]].concat(), skips)?;
+    within(15, &[["test"].as_slice(), &feature, &["--lib", "attest::tpm"]].concat(), skips)
 }
 
 fn within(minutes: u64, arguments: &[&str], skips: &Path) -> Result<(), Error> {

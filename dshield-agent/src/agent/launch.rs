@@ -14,7 +14,6 @@ use super::events::Registry;
 use super::ground::{Ground, Stock};
 use super::output;
 use super::uids::{Uid, Uids};
-use crate::config::LoadedFunction;
 use crate::instance::{BoxFuture, Exit, Instance, Running};
 use crate::kernel::{Kernel, Leaf, Limits, SealedNetns, Steering};
 use crate::log::Log;
@@ -23,6 +22,7 @@ use crate::refusals::Refusals;
 use crate::runtime::{self, LaunchError, Launcher};
 use crate::sandbox::{Child, Filter, Spawner, Spec, trust};
 use crate::secrets::Secrets;
+use crate::snapshot::FrozenFunction;
 use crate::walls::Walls;
 
 const PIDS: u32 = 512;
@@ -87,7 +87,7 @@ impl Launch {
         }))
     }
 
-    async fn launch(&self, function: &LoadedFunction, egress: Arc<FunctionEgress>) -> Result<Running, LaunchError> {
+    async fn launch(&self, function: &FrozenFunction, egress: Arc<FunctionEgress>) -> Result<Running, LaunchError> {
         let failed = |source: Cause| LaunchError::Sandbox { function: function.spec.name.to_string(), source };
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let uid = self.uids.take().map_err(|error| failed(error.into()))?;
@@ -157,7 +157,7 @@ impl Launch {
         Ok(Running { instance, runtime_api, exit, stop })
     }
 
-    fn spec(&self, function: &LoadedFunction, id: &str, uid: &Uid) -> Spec {
+    fn spec(&self, function: &FrozenFunction, id: &str, uid: &Uid) -> Spec {
         let command = runtime::command(function.spec.runtime);
         let mut env = runtime::environment(function);
         env.extend(trust::environment());

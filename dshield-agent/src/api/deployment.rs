@@ -7,6 +7,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use super::Shared;
+use crate::snapshot::FrozenFunction;
 
 pub(super) async fn functions(State(shared): State<Arc<Shared>>) -> axum::Json<Value> {
     let deployed = shared.deployed();
@@ -14,8 +15,9 @@ pub(super) async fn functions(State(shared): State<Arc<Shared>>) -> axum::Json<V
         .functions
         .values()
         .map(|pool| {
-            let spec = &pool.function().spec;
+            let FrozenFunction { spec, code_sha256, .. } = pool.function();
             json!({
+                "code_sha256": code_sha256,
                 "concurrency": spec.concurrency,
                 "name": spec.name.as_str(),
                 "runtime": spec.runtime.as_str(),

@@ -18,6 +18,7 @@ use crate::log::Log;
 use crate::runtime::testing::{Source, closed_log, exchange, function, log, pool, until};
 use crate::runtime::{LaunchError, Launcher, Pool};
 
+mod handshakes;
 mod readers;
 mod secure;
 
@@ -87,7 +88,7 @@ impl Api {
 }
 
 /// A function that needs no interpreter but the shell: it fails to load.
-fn broken_function(name: &str) -> (crate::config::LoadedFunction, Source) {
+fn broken_function(name: &str) -> (crate::snapshot::FrozenFunction, Source) {
     let source = Source::native("#!/bin/sh\nexit 1\n");
     (function(name, &source), source)
 }
@@ -225,7 +226,8 @@ async fn a_new_deployment_takes_effect_with_the_next_request() {
     let (pool, _) = pool(function, &log);
     let api = Api::start(log, vec![pool]).await;
     let (status, body) = api.get("/v1/functions").await;
-    assert_eq!((status, body.as_str()), (200, r#"{"functions":[{"concurrency":1,"name":"f","runtime":"native"}]}"#));
+    let listed = r#"{"functions":[{"code_sha256":"e3b0c442","concurrency":1,"name":"f","runtime":"native"}]}"#;
+    assert_eq!((status, body.as_str()), (200, listed));
     assert_eq!(api.get("/v1/policy").await, (200, "{}".to_owned()));
     api.deployment.send_replace(Arc::new(Deployed { functions: BTreeMap::new(), ..Deployed::default() }));
     assert_eq!(api.get("/v1/functions").await, (200, r#"{"functions":[]}"#.to_owned()));
@@ -493,7 +495,7 @@ async fn unknown_paths_and_methods_get_json() {
 
 #[tokio::test]
 async fn the_command_line_client_understands_the_answers() {
-    use crate::cli::client::{Client, ClientError};
+    use dshield_verify::client::{Client, ClientError};
     let api = Api::start(log(), vec![]).await;
     let client = Client::new(&format!("http://{}", api.address), None).unwrap();
     let response = client.send(http::Method::GET, "/healthz", Bytes::new()).await.unwrap();

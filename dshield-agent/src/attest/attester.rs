@@ -146,6 +146,12 @@ impl Attester {
         self.shared.provider
     }
 
+    /// Why nobody makes quotes; empty where somebody does.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.shared.reason
+    }
+
     /// Evidence over `nonce`, made for this question; or where there is none, evidence that may be minutes old.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! * [`configfs_tsm`], [`dstack`]: TDX quotes from Linux itself, and from dstack's guest agent
 //! * [`development`]: quotes that prove nothing
 //! * `ratls`: the TLS key of this boot, and its certificate with evidence inside
+//! * `tpm`: a TPM 2.0, where the feature `tpm` is on
 //! * [`rtmr`]: extending RTMR3 where nobody else does
 //! * [`tdx`]: what is looked at in a TDX quote before it is handed on
 mod attester;
@@ -22,6 +23,8 @@ mod quoter;
 mod ratls;
 pub mod rtmr;
 pub mod tdx;
+#[cfg(feature = "tpm")]
+mod tpm;
 mod turns;
 
 pub use self::attester::{Asker, AttestError, Attester, NowInForce};
@@ -29,3 +32,5 @@ pub use self::facts::{Facts, InForce};
 pub use self::measure::Measurements;
 pub use self::quoter::{QuoteError, Quoted, Quoter};
 pub use self::ratls::{RatlsCertificate, RatlsError};
+#[cfg(feature = "tpm")]
+pub use self::tpm::{DEFAULT_TCTI, Tpm};

@@ -34,10 +34,12 @@ fn table(config: &LoadedConfig) -> String {
         out.push('\n');
     }
     let policy = &config.deployment.policy;
-    let own = policy.log.egress();
-    if !own.egress.is_empty() {
-        // Checkpoints hold no more than a size and a hash, and still they leave.
-        out.push_str(&format!("the agent itself, to show how long the log is, {}\n", destinations(&own)));
+    // Checkpoints hold no more than a size and a hash, requests for collateral no more than what hardware this is: still
+    // they leave.
+    let own =
+        [("show how long the log is", policy.log.egress()), ("ask about its hardware", policy.attestation.egress())];
+    for (why, own) in own.iter().filter(|(_, own)| !own.egress.is_empty()) {
+        out.push_str(&format!("the agent itself, to {why}, {}\n", destinations(own)));
     }
     for (name, rule) in secrets::needed(policy) {
         out.push_str(&format!("needs the environment variable {name} ({rule})\n"));
@@ -210,12 +212,15 @@ mod tests {
     fn what_the_agent_itself_sends_is_in_the_table_too() {
         let (_dir, loaded) = load(&format!(
             "{FUNCTION}[log]\nseed_secret = \"LOG_SEED\"\n[[log.witness]]\nurl = \"https://w.example.com/log/\"\n\
-             key = \"w.example+7f1682b3+BIzjkG7sT6JSOSIlqbnLlFGHWLMBs0Dq0AF5iqB1hyTy\"\n"
+             key = \"w.example+7f1682b3+BIzjkG7sT6JSOSIlqbnLlFGHWLMBs0Dq0AF5iqB1hyTy\"\n\
+             [attestation]\npccs = \"https://pccs.example.com\"\n"
         ));
         let shown = table(&loaded.unwrap());
         for part in [
             "the agent itself, to show how long the log is, can send data to:\n",
             "  w.example.com  443    inspect  POST     /log/add-checkpoint\n",
+            "the agent itself, to ask about its hardware, can send data to:\n",
+            "  pccs.example.com  443    inspect  GET      /sgx/certification/v4/pckcrl, /sgx/",
             "needs the environment variable LOG_SEED ([log])\n",
         ] {
             assert!(shown.contains(part), "{part:?} is missing in\n{shown}");

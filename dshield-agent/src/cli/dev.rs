@@ -2,6 +2,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,9 +10,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::run::Switch;
+use super::run::{AttestationArgs, Switch};
 use super::{logs, run};
 use crate::agent::{Agent, Options};
+use crate::attest::choose::Choice;
 use crate::config::{self, LoadedConfig};
 use crate::log::Log;
 
@@ -37,25 +39,34 @@ pub(super) struct DevArgs {
     /// Whether the API speaks TLS, as that of `dshield run` does.
     #[arg(long, value_name = "on|off", default_value = "off", hide_possible_values = true)]
     tls: Switch,
+    #[command(flatten)]
+    attestation: AttestationArgs,
 }
 
 /// Runs the agent.
 pub(super) async fn run(args: DevArgs) -> ExitCode {
-    let DevArgs { config, listen, state, name, tls } = args;
+    let DevArgs { config, listen, state, name, tls, attestation } = args;
     let beside = config.parent().unwrap_or(Path::new("")).join(".dshield");
     let state = state.unwrap_or(beside);
-    let tls = tls == Switch::On;
-    let options = Options { config: config.clone(), listen, state: state.clone(), name, may_observe: true, tls };
+    // Before the agent copies the code: no change after that goes unseen.
+    let changes = match Changes::watch(&config, &state).await {
+        Ok(changes) => changes,
+        Err(error) => {
+            say(&format!(
+                "dshield dev: cannot watch files: {error}; raise fs.inotify.max_user_instances, or use `dshield run`"
+            ));
+            return ExitCode::FAILURE;
+        }
+    };
+    let (tls, attestation) = (tls == Switch::On, attestation.options(Choice::Development));
+    let options = Options { config: config.clone(), listen, state, name, may_observe: true, tls, attestation };
     let agent = match run::start(options).await {
         Ok(agent) => agent,
         Err(code) => return code,
     };
     warn_of_observing(&agent);
     let printer = tokio::spawn(print(agent.log().clone()));
-    let result = tokio::select! {
-        _ = run::stop_signal() => ExitCode::SUCCESS,
-        failed = reload(&agent, &config, &state) => failed,
-    };
+    let result = reload(&agent, &config, changes).await;
     agent.stop().await;
     // The log has closed, so the printer ends when it has printed the rest.
     let _ = printer.await;
@@ -84,38 +95,70 @@ async fn print(log: Log) {
     }
 }
 
-/// Puts each change in force; returns only when watching is not possible.
-async fn reload(agent: &Agent, config: &Path, state: &Path) -> ExitCode {
-    let (sender, mut changes) = mpsc::unbounded_channel();
-    let mut watcher = match watch(sender, written_here(state)) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            say(&format!(
-                "dshield dev: cannot watch files: {error}; raise fs.inotify.max_user_instances, or use `dshield run`"
-            ));
-            return ExitCode::FAILURE;
+/// What is watched, and what changed there.
+struct Changes {
+    watcher: RecommendedWatcher,
+    events: mpsc::UnboundedReceiver<Vec<PathBuf>>,
+    /// What was loaded last without a mistake.
+    loaded: Option<LoadedConfig>,
+}
+
+impl Changes {
+    async fn watch(config: &Path, state: &Path) -> notify::Result<Self> {
+        let (sender, events) = mpsc::unbounded_channel();
+        let watcher = watch(sender, written_here(state))?;
+        let mut changes = Self { watcher, events, loaded: load(config).await.ok() };
+        changes.follow(config);
+        Ok(changes)
+    }
+
+    /// Watches the policy's folder and every code folder. Watching one twice does no harm.
+    fn follow(&mut self, config: &Path) {
+        let folder = config.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
+        let functions = self.loaded.iter().flat_map(|loaded| &loaded.functions);
+        let code = functions.map(|function| (function.code.clone(), RecursiveMode::Recursive));
+        let watched = folder.map(|folder| (folder, RecursiveMode::NonRecursive));
+        for (path, mode) in watched.into_iter().chain(code) {
+            if let Err(error) = self.watcher.watch(&path, mode) {
+                say(&format!("dshield dev: cannot watch {}: {error}", path.display()));
+            }
         }
-    };
-    let mut loaded = load(config).await.ok();
-    let mut wrong: Option<String> = None;
-    loop {
-        follow(&mut watcher, config, loaded.as_ref());
-        let Some(mut changed) = changes.recv().await else { return ExitCode::FAILURE };
+    }
+
+    /// The paths of the next changes; `None` when watching is not possible any more.
+    async fn next(&mut self) -> Option<Vec<PathBuf>> {
+        let mut changed = self.events.recv().await?;
         // At most so long: something that never stops changing must not keep the rest from being seen.
         let _ = tokio::time::timeout(PATIENCE, async {
-            while let Ok(Some(paths)) = tokio::time::timeout(QUIET, changes.recv()).await {
+            while let Ok(Some(paths)) = tokio::time::timeout(QUIET, self.events.recv()).await {
                 changed.extend(paths);
             }
         })
         .await;
+        Some(changed)
+    }
+}
+
+/// Puts each change in force, until a signal ends it or watching is not possible. A deployment that has begun is not
+/// left in the middle.
+async fn reload(agent: &Agent, config: &Path, mut changes: Changes) -> ExitCode {
+    let mut stop = pin!(run::stop_signal());
+    let mut wrong: Option<String> = None;
+    loop {
+        changes.follow(config);
+        let changed = tokio::select! {
+            _ = &mut stop => return ExitCode::SUCCESS,
+            changed = changes.next() => changed,
+        };
+        let Some(changed) = changed else { return ExitCode::FAILURE };
         match load(config).await {
             // Another file in the policy's folder, perhaps the one that this output goes to.
-            Ok(new) if wrong.is_none() && loaded.as_ref().is_some_and(|old| same(old, &new, &changed)) => {}
+            Ok(new) if wrong.is_none() && changes.loaded.as_ref().is_some_and(|old| same(old, &new, &changed)) => {}
             Ok(new) => match agent.deploy(&new).await {
                 Ok(()) => {
                     say(&format!("dshield dev: reloaded {}", config.display()));
                     warn_of_observing(agent);
-                    (loaded, wrong) = (Some(new), None);
+                    (changes.loaded, wrong) = (Some(new), None);
                 }
                 Err(error) => complain(&mut wrong, error.to_string()),
             },
@@ -181,18 +224,16 @@ fn watch(sender: mpsc::UnboundedSender<Vec<PathBuf>>, ours: Vec<PathBuf>) -> not
 /// What this process itself writes to: a change of it is no reason to reload, and would never end.
 fn written_here(state: &Path) -> Vec<PathBuf> {
     let output = ["/proc/self/fd/1", "/proc/self/fd/2"].into_iter().map(Path::new);
-    let paths = output.chain([state]).map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned()));
-    paths.collect()
+    output.chain([state]).map(|path| resolved(path).unwrap_or_else(|_| path.to_owned())).collect()
 }
 
-/// Watches the policy's folder and every code folder. Watching one twice does no harm.
-fn follow(watcher: &mut RecommendedWatcher, config: &Path, loaded: Option<&LoadedConfig>) {
-    let folder = config.canonicalize().ok().and_then(|path| Some(path.parent()?.to_owned()));
-    let code = loaded.iter().flat_map(|loaded| &loaded.functions).map(|function| function.code.clone());
-    let watched = folder.map(|folder| (folder, RecursiveMode::NonRecursive));
-    for (path, mode) in watched.into_iter().chain(code.map(|code| (code, RecursiveMode::Recursive))) {
-        if let Err(error) = watcher.watch(&path, mode) {
-            say(&format!("dshield dev: cannot watch {}: {error}", path.display()));
+/// As the kernel will name it, also when it is not there yet.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    path.canonicalize().or_else(|_| {
+        let absolute = std::path::absolute(path)?;
+        match (absolute.parent(), absolute.file_name()) {
+            (Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+            _ => Ok(absolute),
         }
-    }
+    })
 }

@@ -10,8 +10,8 @@ use http::{Method, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::client::{Client, ClientError, encode_segment, printable};
 use super::whom::AgentArgs;
+use dshield_verify::client::{Client, ClientError, encode_segment, printable};
 
 /// Invoke a function and print what it returns
 #[derive(Clone, Debug, clap::Args)]

@@ -13,8 +13,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use super::client::{Client, ClientError, printable};
 use super::whom::AgentArgs;
+use dshield_verify::client::{Client, ClientError, printable};
 
 /// Entries asked for at once.
 const PAGE: usize = 500;
@@ -212,13 +212,23 @@ fn sentence(event: &Event, instance: &str) -> String {
             let through = if *let_through { ", let through" } else { "" };
             format!("{detail}: {reason}, by {rule} ({layer}){times}{}{through}", asked_by(process.as_ref()))
         }
-        Event::Policy(PolicyInForce { sha256, functions }) => {
-            format!("in force: {} for {}", sha256.get(..16).unwrap_or(sha256), functions.join(", "))
+        Event::Policy(PolicyInForce { sha256, functions, code_sha256 }) => {
+            let with_code = |name: &String| match code_sha256.get(name) {
+                Some(hash) => format!("{name} (code {})", beginning(hash)),
+                None => name.clone(),
+            };
+            let functions: Vec<_> = functions.iter().map(with_code).collect();
+            format!("in force: {} for {}", beginning(sha256), functions.join(", "))
         }
         Event::Tamper { what } => what.clone(),
         Event::Lost { count, source } => format!("{count} events could not be delivered one by one: {source}"),
         _ => "an event this version does not know; see --json".to_owned(),
     }
+}
+
+/// Enough of a hash to tell it from others.
+fn beginning(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
 }
 
 fn boot_sentence(Boot { version, memory_only, previous, .. }: &Boot) -> String {

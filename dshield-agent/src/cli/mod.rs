@@ -16,7 +16,6 @@ use tracing_subscriber::EnvFilter;
 use crate::sandbox;
 
 pub mod check;
-pub mod client;
 mod dev;
 mod doctor;
 pub mod init;
@@ -55,6 +54,8 @@ enum Command {
     Invoke(invoke::InvokeArgs),
     /// Print the log.
     Logs(logs::LogsArgs),
+    /// Check a deployment, as a stranger would: machine, policy and log. The same as `dshield-verify`.
+    Verify(dshield_verify::cli::VerifyArgs),
     /// Check, copy or shorten a log.
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -82,12 +83,8 @@ enum Command {
     },
     /// Show what a running agent has in the kernel: programs, links, maps, and each instance.
     Inspect(inspect::InspectArgs),
-    /// Print the SHA-256 of what this program loads: agent, eBPF objects, seccomp filters.
-    Measure {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Print the SHA-256 of what this program loads: agent, eBPF objects, seccomp filters; policy and functions.
+    Measure(measure::MeasureArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -129,13 +126,14 @@ pub fn main() -> ExitCode {
         Command::Dev(args) => block_on(dev::run(args)),
         Command::Invoke(args) => block_on(invoke::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
+        Command::Verify(args) => block_on(dshield_verify::cli::run(args)),
         Command::Log(command) => block_on(log::run(command)),
         Command::Check { file, json } => check::run(&file, json),
         Command::Policy(PolicyCommand::Suggest(args)) => block_on(suggest::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Inspect(args) => inspect::run(&args),
         Command::Init { dir, runtime } => init::run(&dir, runtime),
-        Command::Measure { json } => measure::run(json),
+        Command::Measure(args) => measure::run(&args),
     }
 }
 

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::agent::{Agent, Options, StartError};
+use crate::agent::{Agent, AttestationOptions, Options, StartError};
+use crate::attest::choose::Choice;
+use crate::attest::{configfs_tsm, rtmr};
 use crate::harden::{self, Memory};
 
 /// What `dshield run` takes.
@@ -29,6 +31,39 @@ pub(super) struct RunArgs {
     /// can tell that a connection ends in this agent: for gateways that end TLS themselves.
     #[arg(long, value_name = "on|off", default_value = "on", hide_possible_values = true)]
     tls: Switch,
+    #[command(flatten)]
+    attestation: AttestationArgs,
+}
+
+/// Who makes quotes.
+#[derive(Debug, clap::Args)]
+pub(super) struct AttestationArgs {
+    /// Who makes quotes over what runs here: auto (what the machine has: dstack, else configfs-tsm, else nobody), none,
+    /// dstack, configfs-tsm, tpm (where it was built with that), or development, which proves nothing.
+    #[arg(long, value_name = "PROVIDER")]
+    attestation: Option<Choice>,
+    /// How to reach the TPM, as programs on tpm2-tss have it.
+    #[arg(long, value_name = "TCTI", default_value = "device:/dev/tpmrm0")]
+    tpm: String,
+    /// Where the kernel makes quotes.
+    #[arg(long, value_name = "DIR", default_value = configfs_tsm::ROOT, hide = true)]
+    tsm_report: PathBuf,
+    /// Where the kernel has the measurement registers.
+    #[arg(long, value_name = "DIR", default_value = rtmr::MEASUREMENTS, hide = true)]
+    tsm_measurements: PathBuf,
+}
+
+impl AttestationArgs {
+    /// What they ask for; `default` where they name no provider.
+    pub(super) fn options(self, default: Choice) -> AttestationOptions {
+        let Self { attestation, tpm, tsm_report, tsm_measurements } = self;
+        AttestationOptions {
+            choice: attestation.unwrap_or(default),
+            tsm: tsm_report,
+            registers: tsm_measurements,
+            tcti: tpm,
+        }
+    }
 }
 
 /// On or off.
@@ -40,9 +75,9 @@ pub(super) enum Switch {
 
 /// Runs the agent.
 pub(super) async fn run(args: RunArgs) -> ExitCode {
-    let RunArgs { config, listen, state, name, tls } = args;
-    let tls = tls == Switch::On;
-    let agent = match start(Options { config, listen, state, name, may_observe: false, tls }).await {
+    let RunArgs { config, listen, state, name, tls, attestation } = args;
+    let (tls, attestation) = (tls == Switch::On, attestation.options(Choice::Auto));
+    let agent = match start(Options { config, listen, state, name, may_observe: false, tls, attestation }).await {
         Ok(agent) => agent,
         Err(code) => return code,
     };
@@ -97,6 +132,10 @@ pub(super) async fn start(options: Options) -> Result<Agent, ExitCode> {
         Some(tls) => tracing::info!("the API speaks TLS with the key {} (SHA-256 of its SPKI)", tls.spki_sha256()),
         None if agent.address().ip().is_loopback() => tracing::info!("the API speaks plain HTTP"),
         None => tracing::warn!("the API speaks plain HTTP: whoever is between it and its callers reads along"),
+    }
+    match agent.attester().provider() {
+        Some(provider) => tracing::info!("quotes over what runs here are made by: {}", provider.as_str()),
+        None => tracing::info!("no quotes: {}", agent.attester().reason()),
     }
     // The one line on stdout: for whoever started the agent and waits for it.
     let mut stdout = io::stdout().lock();

@@ -8,10 +8,10 @@ use dshield_common::log::line::SignedEntry;
 use dshield_common::policy::{Policy, Suggestions};
 use dshield_verify::log::{Expectations, KeyError, LogFault, LogKey, LogSummary, LogVerifier};
 
-use super::client::{Client, ClientError, is_url, printable};
 use super::whom::TlsArgs;
 use super::{check, logs};
 use crate::config;
+use dshield_verify::client::{Client, ClientError, is_url, printable};
 
 /// What `dshield policy suggest` takes.
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,5 @@
 //! Whom a command talks to: the options that all those have in common that talk to an agent.
-use super::client::{Client, ClientError, DEFAULT_URL, SpkiSha256};
+use dshield_verify::client::{Client, ClientError, DEFAULT_URL, SpkiSha256};
 
 /// A running agent.
 #[derive(Clone, Debug, clap::Args)]

@@ -1,8 +1,8 @@
 //! What may lie in a code folder: files, folders, and links between them, up to a size.
 //!
-//! In: the folder. Out: nothing, or the first entry that cannot be shown to a function, in words. Nothing is opened
+//! In: the folder. Out: its size, or the first entry that cannot be shown to a function, in words. Nothing is opened
 //! for reading, no link is followed on the way, and the walk ends at the limits. What changes afterwards is no way
-//! out: an instance sees the folder itself, read-only, and a link in it leads to its own small root.
+//! out: `snapshot` copies the folder within the same limits, and a link in the copy leads to the instance's own root.
 use std::collections::HashSet;
 use std::fs::{self, File, FileType, Metadata};
 use std::io;
@@ -13,24 +13,66 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 /// Apparent sizes of all files together, so that holes count.
-pub(super) const MOST_BYTES: u64 = 1 << 30;
+const MOST_BYTES: u64 = 1 << 30;
 /// Files, folders and links together.
-pub(super) const MOST_ENTRIES: usize = 100_000;
+const MOST_ENTRIES: usize = 100_000;
 
 /// Any rename or mount on the machine may make the kernel ask for another try at a path with `..` (openat2(2)).
 const TRIES: usize = 1_000;
 
 /// What is wrong, and what to do about it.
 #[derive(Debug)]
-pub(super) struct Unfit {
+pub(crate) struct Unfit {
     pub message: String,
     pub hint: &'static str,
 }
 
-/// Looks at everything in `folder`.
-pub(super) fn check(folder: &Path) -> Result<(), Unfit> {
+/// What of a folder was counted, against the limits.
+#[derive(Debug)]
+pub(crate) struct Tally<'f> {
+    folder: &'f Path,
+    entries: usize,
+    bytes: u64,
+}
+
+impl<'f> Tally<'f> {
+    pub fn new(folder: &'f Path) -> Self {
+        Self { folder, entries: 0, bytes: 0 }
+    }
+
+    /// Counts a file, a folder or a link.
+    pub fn entry(&mut self) -> Result<(), Unfit> {
+        self.entries += 1;
+        if self.entries > MOST_ENTRIES {
+            let message =
+                format!("the code folder {} holds more than {MOST_ENTRIES} files and folders", self.folder.display());
+            return Err(Unfit { message, hint: LEAVE_OUT });
+        }
+        Ok(())
+    }
+
+    /// Counts bytes of the file at `path`.
+    pub fn bytes(&mut self, path: &Path, more: u64) -> Result<(), Unfit> {
+        self.bytes = self.bytes.saturating_add(more);
+        if self.bytes > MOST_BYTES {
+            let message = format!(
+                "the code folder {} is larger than 1 GiB: with {} it has at least {} bytes",
+                self.folder.display(),
+                path.display(),
+                self.bytes
+            );
+            return Err(Unfit { message, hint: LEAVE_OUT });
+        }
+        Ok(())
+    }
+}
+
+const LEAVE_OUT: &str = "leave out what the function does not need";
+
+/// Looks at everything in `folder`: how many bytes it has.
+pub(crate) fn check(folder: &Path) -> Result<u64, Unfit> {
     let root = File::open(folder).map_err(|error| unreadable(folder, &error))?;
-    let mut walk = Walk { folder, root, entries: 0, bytes: 0, linked: HashSet::new() };
+    let mut walk = Walk { folder, root, tally: Tally::new(folder), linked: HashSet::new() };
     let mut open = vec![folder.to_owned()];
     while let Some(path) = open.pop() {
         for entry in fs::read_dir(&path).map_err(|error| unreadable(&path, &error))? {
@@ -42,49 +84,28 @@ pub(super) fn check(folder: &Path) -> Result<(), Unfit> {
             }
         }
     }
-    Ok(())
+    Ok(walk.tally.bytes)
 }
 
 struct Walk<'f> {
     folder: &'f Path,
     root: File,
-    entries: usize,
-    bytes: u64,
+    tally: Tally<'f>,
     /// Files with several names that were counted, by device and inode.
     linked: HashSet<(u64, u64)>,
 }
 
 impl Walk<'_> {
     fn add(&mut self, path: &Path, metadata: &Metadata) -> Result<(), Unfit> {
-        self.entries += 1;
-        if self.entries > MOST_ENTRIES {
-            let message =
-                format!("the code folder {} holds more than {MOST_ENTRIES} files and folders", self.folder.display());
-            return Err(Unfit { message, hint: "leave out what the function does not need" });
-        }
+        self.tally.entry()?;
         let kind = metadata.file_type();
         if kind.is_symlink() {
             return self.link(path);
         }
         if kind.is_file() && (metadata.nlink() == 1 || self.linked.insert((metadata.dev(), metadata.ino()))) {
-            self.bytes = self.bytes.saturating_add(metadata.len());
-            if self.bytes > MOST_BYTES {
-                let message = format!(
-                    "the code folder {} is larger than 1 GiB: with {} it has at least {} bytes",
-                    self.folder.display(),
-                    path.display(),
-                    self.bytes
-                );
-                return Err(Unfit { message, hint: "leave out what the function does not need" });
-            }
+            self.tally.bytes(path, metadata.len())?;
         }
-        match special(kind) {
-            Some(what) => {
-                let message = format!("{} is {what}, which is no code", path.display());
-                Err(Unfit { message, hint: "remove it: a code folder holds files, folders and links" })
-            }
-            None => Ok(()),
-        }
+        if kind.is_file() || kind.is_dir() { Ok(()) } else { Err(special(path, kind)) }
     }
 
     /// The kernel resolves it as it would for the function, except that it must not leave the folder: whatever
@@ -115,19 +136,20 @@ impl Walk<'_> {
     }
 }
 
-fn special(kind: FileType) -> Option<&'static str> {
-    if kind.is_fifo() {
-        Some("a named pipe")
+/// What is neither file, folder nor link.
+pub(crate) fn special(path: &Path, kind: FileType) -> Unfit {
+    let what = if kind.is_fifo() {
+        "a named pipe"
     } else if kind.is_socket() {
-        Some("a socket")
-    } else if kind.is_block_device() || kind.is_char_device() {
-        Some("a device")
+        "a socket"
     } else {
-        None
-    }
+        "a device"
+    };
+    let message = format!("{} is {what}, which is no code", path.display());
+    Unfit { message, hint: "remove it: a code folder holds files, folders and links" }
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Unfit {
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> Unfit {
     let hint = "let the user that runs dshield read the whole code folder";
     Unfit { message: format!("{} cannot be read: {error}", path.display()), hint }
 }

@@ -3,7 +3,7 @@
 //! A path flows in; out flows either every problem, each with file, line and column, or functions whose code folder
 //! exists, is of reasonable size, leads nowhere else and holds what their runtime needs. Blocks on the disk: call it from a thread that may.
 mod code;
-mod contents;
+pub(crate) mod contents;
 mod error;
 
 use std::fs::File;
@@ -34,7 +34,8 @@ pub struct LoadedConfig {
 pub struct LoadedFunction {
     /// How it is to be run.
     pub spec: Function,
-    /// Its code folder: absolute, without symbolic links.
+    /// Its code folder: absolute, without symbolic links. Instances see a copy of it, made by
+    /// [`crate::snapshot`], so that what was hashed is what runs.
     pub code: PathBuf,
     /// Where its data may go.
     pub policy: Arc<FunctionPolicy>,

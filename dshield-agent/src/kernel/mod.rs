@@ -118,6 +118,13 @@ impl Kernel {
         self.lsm.is_some()
     }
 
+    /// The programs that are attached, by name: at the cgroup, in each instance's namespace, and at the security hooks.
+    #[must_use]
+    pub fn programs(&self) -> Vec<String> {
+        let lsm = lsm::PROGRAMS.iter().map(|(name, _)| *name).filter(|_| self.lsm.is_some());
+        attached().chain([steer::PROGRAM]).chain(lsm).map(str::to_owned).collect()
+    }
+
     /// Compares everything in the kernel with what was set up: programs, links and maps, foreign programs beside
     /// them, sealed namespaces and their routes. Blocks for a few tenths of a millisecond for each instance.
     ///

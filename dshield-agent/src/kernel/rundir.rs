@@ -1,4 +1,5 @@
-//! `/run/dshield/<name>/`: the agent's run-time folder, and the locks that make its name and its number unique.
+//! `/run/dshield/<name>/`: the agent's run-time folder with what is mounted in it, and the locks that make its name and its
+//! number unique.
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{major, minor};
 
 use super::KernelError;
@@ -68,7 +70,7 @@ impl RunDir {
         Ok(running)
     }
 
-    /// Makes the folder and takes the lock.
+    /// Makes the folder and takes the lock. What a killed agent of this name had mounted in it is gone then.
     ///
     /// # Errors
     /// Not root, a name that cannot be a file's name, or an agent of that name is running.
@@ -90,7 +92,10 @@ impl RunDir {
         let number = Number::take(&Path::new(ROOT).join(NUMBERS), name)?;
         let new = match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => true,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                unmount_below(&path)?;
+                false
+            }
             Err(source) => return Err(KernelError::File { path, source }),
         };
         Ok(Self { path, new, number, _lock: lock })
@@ -128,11 +133,12 @@ impl RunDir {
         result
     }
 
-    /// Removes the folder. The lock's file stays: removing it would let two agents hold two locks.
+    /// Removes the folder, and what is mounted in it. The lock's file stays: removing it would let two agents hold two locks.
     ///
     /// # Errors
     /// A file in it cannot be removed.
     pub fn remove(&self) -> Result<(), KernelError> {
+        unmount_below(&self.path)?;
         fs::remove_dir_all(&self.path).map_err(KernelError::file(&self.path))
     }
 }
@@ -161,6 +167,25 @@ impl Number {
         }
         Err(KernelError::TooManyAgents)
     }
+}
+
+/// Instances see what is mounted there by mounts of their own, so nobody who still needs it loses it.
+fn unmount_below(folder: &Path) -> Result<(), KernelError> {
+    let path = Path::new("/proc/self/mountinfo");
+    let mounts = fs::read_to_string(path).map_err(KernelError::file(path))?;
+    for mount in mounted_below(folder, &mounts) {
+        umount2(mount, MntFlags::MNT_DETACH).map_err(|errno| KernelError::file(mount)(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// The newest first. proc_pid_mountinfo(5): `36 35 0:31 / /run/dshield/x/code rw - tmpfs …`; the names of agents and
+/// their folders hold nothing that is escaped there.
+fn mounted_below<'m>(folder: &Path, mounts: &'m str) -> Vec<&'m Path> {
+    let points = mounts.lines().filter_map(|line| Some(Path::new(line.split(' ').nth(4)?)));
+    let mut below: Vec<_> = points.filter(|point| point.starts_with(folder) && *point != folder).collect();
+    below.reverse();
+    below
 }
 
 /// Who holds the lock on this file. proc_locks(5): `1: FLOCK  ADVISORY  WRITE 708 00:13:16994 0 EOF`.
@@ -204,6 +229,16 @@ mod tests {
         let free = first.value;
         drop(first);
         assert_eq!(Number::take(&path, "name").unwrap().value, free, "it comes back with its agent");
+    }
+
+    #[test]
+    fn only_what_is_mounted_in_the_folder_is_unmounted_and_the_newest_first() {
+        let mounts = "1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /run/dshield/a rw - tmpfs t rw\n\
+                      3 2 0:3 / /run/dshield/a/code rw,nosuid shared:7 - tmpfs t rw\n\
+                      4 1 0:4 / /run/dshield/a-b/code rw - tmpfs t rw\n5 3 0:5 / /run/dshield/a/code rw - tmpfs t rw\n\
+                      6 3 0:6 / /run/dshield/a/code/0 rw - tmpfs t rw\n";
+        let below = mounted_below(Path::new("/run/dshield/a"), mounts);
+        assert_eq!(below, ["/run/dshield/a/code/0", "/run/dshield/a/code", "/run/dshield/a/code"].map(Path::new));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::netns::{SealedNetns, slots};
 use super::watch::{Instance, Watch};
 use super::{KernelError, bpf, bpffs, objects};
 
-const PROGRAM: &str = "ds_sklookup";
+pub(super) const PROGRAM: &str = "ds_sklookup";
 const MAP: &str = "DS_SOCKETS";
 
 const MAP_PIN: &str = "sockets";

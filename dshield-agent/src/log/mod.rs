@@ -92,6 +92,8 @@ pub struct BootFacts {
     pub origin: Option<KeyName>,
     /// The key that signs checkpoints for witnesses, where it outlives boots; else each boot makes one.
     pub ed25519: Option<Ed25519Key>,
+    /// A TPM's monotonic counter.
+    pub tpm_boots: Option<u64>,
 }
 
 /// A handle to the log, cheap to clone. When the last one is dropped the log closes by itself.
@@ -153,7 +155,7 @@ impl Log {
     }
 
     fn start(ledger: Ledger, found: Option<Found>, boot_id: String, facts: BootFacts) -> Result<Self, LogError> {
-        let BootFacts { version, sha256, isolation, mode, origin, ed25519 } = facts;
+        let BootFacts { version, sha256, isolation, mode, origin, ed25519, tpm_boots } = facts;
         let key = Arc::new(SigningKey::generate(ed25519).map_err(|_| LogError::Random)?);
         let (next, root) = ledger.head();
         let last = ledger.last()?;
@@ -184,6 +186,7 @@ impl Log {
             sha256,
             isolation: Some(isolation),
             memory_only,
+            tpm_boots,
             log_id: Some(log_id),
             checkpoint_keys: checkpoints.verifiers().iter().map(ToString::to_string).collect(),
             previous: last.map(|(seq, row)| Previous {

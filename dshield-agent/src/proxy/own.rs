@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method, Request, StatusCode, header};
+use ::http::{HeaderMap, Method, Request, StatusCode, header, request};
 use bytes::Bytes;
 use dshield_common::destination::Destination;
 use dshield_common::policy::TlsMode;
@@ -55,25 +55,50 @@ impl OwnEgress {
         Self { context }
     }
 
-    /// Posts `body` to `path` of `to`: status, header and at most `limit` bytes of the answer.
+    /// Gets `target`, a path perhaps with a query, from `to`: status, header and at most `limit` bytes of the answer.
     ///
     /// # Errors
     /// It was refused, could not be logged, or got no answer.
+    pub async fn get(
+        &self,
+        to: &Destination,
+        port: u16,
+        target: &str,
+        limit: usize,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), OwnError> {
+        self.send(to, port, target, Request::builder().method(Method::GET), Bytes::new(), limit).await
+    }
+
+    /// Posts `body` to `target` of `to`: as [`OwnEgress::get`].
+    ///
+    /// # Errors
+    /// As there.
     pub async fn post(
         &self,
         to: &Destination,
         port: u16,
-        path: &str,
+        target: &str,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), OwnError> {
+        let request = Request::builder().method(Method::POST).header(header::CONTENT_TYPE, "text/plain; charset=utf-8");
+        self.send(to, port, target, request, body, limit).await
+    }
+
+    async fn send(
+        &self,
+        to: &Destination,
+        port: u16,
+        target: &str,
+        request: request::Builder,
         body: Bytes,
         limit: usize,
     ) -> Result<(StatusCode, HeaderMap, Bytes), OwnError> {
         let flow = Flow { context: self.context.clone(), to: to.clone(), port, process: None };
         let route = flow.decide().await.map_err(|refused| OwnError::Refused(refused.denied.to_string()))?;
         let scheme = if route.tls() == TlsMode::None { "http" } else { "https" };
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{scheme}://{}:{port}{path}", to.authority()))
-            .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
+        let request = request
+            .uri(format!("{scheme}://{}:{port}{target}", to.authority()))
             .body(Full::new(body))
             .map_err(|error| OwnError::Refused(error.to_string()))?;
         let allowed = Allowed::log(self.context.clone(), route, Arc::default(), None).await?;

@@ -1,11 +1,11 @@
 //! What an instance runs: its command, the files below `/var/runtime`, and its environment.
 //!
-//! In: a loaded function. Out: what the launcher puts into the sandbox.
+//! In: a function. Out: what the launcher puts into the sandbox.
 use std::collections::BTreeMap;
 
 use dshield_common::policy::Runtime;
 
-use crate::config::LoadedFunction;
+use crate::snapshot::FrozenFunction;
 
 /// The address of the Runtime API inside every instance's network namespace.
 const RUNTIME_API: &str = "127.0.0.1:9001";
@@ -41,7 +41,7 @@ pub fn command(runtime: Runtime) -> Command {
 /// The environment of an instance, each name once. What the Runtime API needs cannot be overridden by the
 /// function's own variables; what is mere convention (`PATH`, `LANG`, …) can.
 #[must_use]
-pub fn environment(function: &LoadedFunction) -> Vec<(String, String)> {
+pub fn environment(function: &FrozenFunction) -> Vec<(String, String)> {
     let spec = &function.spec;
     let name = spec.name.as_str();
     // Lambda's own custom runtimes are configured with this placeholder, and clients insist on a value.

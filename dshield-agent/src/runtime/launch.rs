@@ -2,12 +2,12 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::config::LoadedFunction;
 use crate::instance::{BoxFuture, Running};
 use crate::log::LogError;
+use crate::snapshot::FrozenFunction;
 
 /// Starts an instance of a function, writing its `function` entries to the log.
-pub type Launcher = Arc<dyn Fn(Arc<LoadedFunction>) -> BoxFuture<Result<Running, LaunchError>> + Send + Sync>;
+pub type Launcher = Arc<dyn Fn(Arc<FrozenFunction>) -> BoxFuture<Result<Running, LaunchError>> + Send + Sync>;
 
 /// Why an instance did not start. Nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]

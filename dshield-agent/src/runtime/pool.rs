@@ -20,8 +20,8 @@ use super::launch::Launcher;
 use super::mailbox::Answer;
 use super::server::response_too_large;
 use super::worker::{Handled, Initialised, Worker};
-use crate::config::LoadedFunction;
 use crate::log::{Log, LogError, Pending};
+use crate::snapshot::FrozenFunction;
 use crate::walls::{Wall, Walls};
 
 /// Lambda's limit for loading a function.
@@ -38,7 +38,7 @@ pub struct Pool {
 }
 
 struct Shared {
-    function: Arc<LoadedFunction>,
+    function: Arc<FrozenFunction>,
     launcher: Launcher,
     log: Log,
     idle: Mutex<Vec<Worker>>,
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Shared {
 impl Pool {
     /// A pool without instances; they are started as events come.
     #[must_use]
-    pub fn new(function: Arc<LoadedFunction>, launcher: Launcher, log: Log) -> Self {
+    pub fn new(function: Arc<FrozenFunction>, launcher: Launcher, log: Log) -> Self {
         let concurrency = function.spec.concurrency.max(1);
         let permits = concurrency as usize;
         let shared = Shared {
@@ -77,7 +77,7 @@ impl Pool {
 
     /// The function it runs.
     #[must_use]
-    pub fn function(&self) -> &LoadedFunction {
+    pub fn function(&self) -> &FrozenFunction {
         &self.shared.function
     }
 

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::bootstrap::arn;
 use super::mailbox::{Answer, Event, Init, Mailbox};
 use super::server;
-use crate::config::LoadedFunction;
 use crate::instance::{Exit, Instance, Running};
+use crate::snapshot::FrozenFunction;
 
 /// How the initialisation ended.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Takes over a started instance. `slot` is given back when nothing of the instance is left.
-    pub fn start(running: Running, function: &LoadedFunction, slot: OwnedSemaphorePermit) -> Self {
+    pub fn start(running: Running, function: &FrozenFunction, slot: OwnedSemaphorePermit) -> Self {
         let mailbox = Arc::new(Mailbox::new());
         let (wanted, unwanted) = watch::channel(());
         let worker = Self {

@@ -43,7 +43,7 @@ pub struct Spec {
     pub uid: u32,
     /// An empty folder outside, where the new root is mounted in the instance's own mount namespace.
     pub root: PathBuf,
-    /// The function's code, shown read-only as `/var/task`.
+    /// The function's code, which nobody changes any more, shown read-only as `/var/task`.
     pub code: PathBuf,
     /// The trust bundle outside, shown read-only at the usual paths.
     pub ca_bundle: PathBuf,

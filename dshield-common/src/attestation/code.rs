@@ -1,18 +1,20 @@
 //! One hash for a code folder: what is in it, where, and whether it can be executed.
 //!
-//! The hash is SHA-256 over a canonical manifest: one line for each file and each symbolic link, sorted by path as bytes,
+//! The hash is SHA-256 over a canonical manifest: one line for each file, each symbolic link and each empty folder, sorted
+//! by path as bytes,
 //!
 //! ```text
 //! dshield-code-v1
 //! file 644 <SHA-256 of the contents, hex> <path>
 //! file 755 <SHA-256 of the contents, hex> <path>
 //! link <SHA-256 of the target's text, hex> <path>
+//! dir <path>
 //! ```
 //!
 //! each ended by a line feed. Paths are relative, with `/`; in them `%`, and all bytes up to 0x20 and from 0x7f on, are
 //! written as `%XX`, so a line is ASCII and has one meaning. A file is `755` when anybody may execute it, else `644`: no
 //! other permission, owner or time counts, because a function sees its folder read-only and as nobody. Folders count by
-//! what is in them; those that are empty do not.
+//! what is in them; those with nothing in them have a line of their own, because a function may look for them.
 use std::collections::BTreeMap;
 
 use crate::canonical::Sha256Digest;
@@ -32,6 +34,8 @@ pub enum Item {
         /// SHA-256 of its target's text.
         sha256: Sha256Digest,
     },
+    /// A folder with nothing in it.
+    EmptyFolder,
 }
 
 /// The contents of a code folder, path by path.
@@ -44,6 +48,12 @@ impl Manifest {
         self.0.insert(path.to_vec(), item);
     }
 
+    /// What is at `path`.
+    #[must_use]
+    pub fn get(&self, path: &[u8]) -> Option<Item> {
+        self.0.get(path).copied()
+    }
+
     /// Its text.
     #[must_use]
     pub fn text(&self) -> String {
@@ -53,6 +63,7 @@ impl Manifest {
                 Item::File { executable: true, sha256 } => format!("file 755 {sha256} "),
                 Item::File { executable: false, sha256 } => format!("file 644 {sha256} "),
                 Item::Link { sha256 } => format!("link {sha256} "),
+                Item::EmptyFolder => "dir ".to_owned(),
             };
             text.push_str(&line);
             for byte in path {
@@ -84,9 +95,11 @@ mod tests {
         manifest.add(b"b/run", file(true, "x"));
         manifest.add("a é%\n".as_bytes(), file(false, ""));
         manifest.add(b"b", Item::Link { sha256: Sha256Digest::of(b"a") });
+        manifest.add(b"c d", Item::EmptyFolder);
         let empty = Sha256Digest::of(b"");
         let (x, a) = (Sha256Digest::of(b"x"), Sha256Digest::of(b"a"));
-        let want = format!("dshield-code-v1\nfile 644 {empty} a%20%C3%A9%25%0A\nlink {a} b\nfile 755 {x} b/run\n");
+        let want =
+            format!("dshield-code-v1\nfile 644 {empty} a%20%C3%A9%25%0A\nlink {a} b\nfile 755 {x} b/run\ndir c%20d\n");
         assert_eq!(manifest.text(), want);
     }
 }

@@ -3,6 +3,8 @@
 //! An entry is a JSON object in canonical form (RFC 8785): `seq`, `time`, `boot_id` and `kind` always,
 //! `function`, `instance` and `request_id` where they apply, and the fields of its [`Event`]. The bytes of
 //! that object are what is hashed and signed.
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{CanonicalError, to_canonical_json};
@@ -99,6 +101,8 @@ pub enum Event {
     Refused(Refused),
     /// The policy in force, at start and at every change.
     Policy(PolicyInForce),
+    /// What the hardware vouches for: once in each boot whose machine makes quotes.
+    Attestation(Attestation),
     /// The enforcement was found changed.
     Tamper {
         /// What differs.
@@ -124,7 +128,7 @@ pub struct Boot {
     /// The public key (PEM, SubjectPublicKeyInfo, P-256) that signs every entry of this boot.
     pub key: String,
     /// SHA-256 (hex) of what runs, by name: `agent`, `ebpf_cgroup`, `ebpf_lsm`, `ebpf_netns`, `seccomp`.
-    pub sha256: std::collections::BTreeMap<String, String>,
+    pub sha256: BTreeMap<String, String>,
     /// What this machine adds to the walls that stand everywhere; absent in entries of versions before it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isolation: Option<Isolation>,
@@ -134,6 +138,9 @@ pub struct Boot {
     /// name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_id: Option<String>,
+    /// A TPM's monotonic counter, which goes up with each boot of the agent; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_boots: Option<u64>,
     /// What verifies the checkpoints of this boot, as vkeys (C2SP signed-note): P-256, which is `key`, and Ed25519.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checkpoint_keys: Vec<String>,
@@ -344,6 +351,16 @@ pub struct Attempt {
     pub path: Option<String>,
 }
 
+/// [`Event::Attestation`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// Who made the quote: `dstack`, `configfs-tsm`, `tpm` or `development`.
+    pub provider: String,
+    /// Evidence ([`crate::attestation::evidence`]) as JSON, over the keys that this boot's entry lists. Where all of it does
+    /// not fit into an entry, without what can be had elsewhere.
+    pub evidence: String,
+}
+
 /// [`Event::Policy`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyInForce {
@@ -351,6 +368,10 @@ pub struct PolicyInForce {
     pub sha256: String,
     /// Names of the functions it covers.
     pub functions: Vec<String>,
+    /// SHA-256 (hex) of each function's code as it runs ([`crate::attestation::code`]), by the function's name; absent in
+    /// entries of versions before it was told.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub code_sha256: BTreeMap<String, String>,
 }
 
 #[cfg(test)]
@@ -385,6 +406,22 @@ mod tests {
         let entry = Entry { seq: 9, time, boot_id, mode, record: Record::agent(event) };
         let text = entry.canonical().unwrap();
         assert!(text.contains(r#""mode":"observe""#), "{text}");
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    /// Logs outlive versions: what an older one signed must still be what it signed.
+    #[test]
+    fn a_policy_entry_without_code_hashes_is_read_and_keeps_its_bytes() {
+        let text = concat!(
+            r#"{"boot_id":"00112233445566778899aabbccddeeff","functions":["f"],"kind":"policy","seq":1,"#,
+            r#""sha256":"44136fa3","time":"2026-01-02T03:04:05.000006Z"}"#
+        );
+        let mut entry = serde_json::from_str::<Entry>(text).unwrap();
+        assert_eq!(entry.canonical().unwrap(), text);
+        let Event::Policy(policy) = &mut entry.record.event else { panic!("{entry:?}") };
+        policy.code_sha256.insert("f".to_owned(), "e3b0".to_owned());
+        let text = entry.canonical().unwrap();
+        assert!(text.contains(r#""code_sha256":{"f":"e3b0"},"functions""#), "{text}");
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
     }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
+use super::attestation::AttestationPolicy;
 use super::inject::Injection;
 use super::types::{FunctionPolicy, Policy, Rule};
 use super::witness::{LogPolicy, Witness};
@@ -40,6 +41,7 @@ impl Policy {
             "type": "dshield.policy/v1",
             "log_level": self.log_level,
             "log": log(&self.log),
+            "attestation": attestation(&self.attestation),
             "memory_only": self.memory_only,
             "mode": self.mode,
             "resolver": self.resolver.to_string(),
@@ -65,6 +67,10 @@ fn log(policy: &LogPolicy) -> Value {
         "interval_ms": policy.interval.as_millis() as u64,
         "witnesses": policy.witnesses.iter().map(witness).collect::<Vec<_>>(),
     })
+}
+
+fn attestation(policy: &AttestationPolicy) -> Value {
+    json!({ "pccs": policy.pccs.as_ref().map(|pccs| json!({ "egress": rule(&pccs.rule) })) })
 }
 
 fn function(policy: &FunctionPolicy) -> Value {
@@ -125,7 +131,7 @@ mod tests {
     fn defaults_are_written_out_and_names_sorted() {
         assert_eq!(
             canonical(&with_rule("host = \"A.com\"")),
-            r#"{"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","inject_header":{},"max_concurrent":null,"max_request_bytes":null,"methods":null,"paths":null,"pin_spki":[],"ports":[443],"protocol":"http","rate":null,"resolve":[],"tls":"inspect","upgrade":false}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
+            r#"{"attestation":{"pccs":null},"functions":[{"egress":[{"ca_sha256":[],"host":"a.com","inject_header":{},"max_concurrent":null,"max_request_bytes":null,"methods":null,"paths":null,"pin_spki":[],"ports":[443],"protocol":"http","rate":null,"resolve":[],"tls":"inspect","upgrade":false}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
     }
 
@@ -140,9 +146,9 @@ mod tests {
         );
         assert_eq!(
             canonical(&text),
-            r#"{"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","inject_header":{"authorization":{"prefix":"Bearer ","secret":"TOKEN"}},"max_concurrent":7,"max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"pin_spki":["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"ports":[443,8443],"protocol":"http","rate":"10/s","resolve":["[::1]:1","10.0.0.1"],"tls":"inspect","upgrade":true}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
+            r#"{"attestation":{"pccs":null},"functions":[{"egress":[{"ca_sha256":["3f6e6cc25161138d9067ffad9e9eaaf57bbb82fba3cf83c4ec37efa96cf318ba"],"host":"*.a.com","inject_header":{"authorization":{"prefix":"Bearer ","secret":"TOKEN"}},"max_concurrent":7,"max_request_bytes":1024,"methods":["GET","POST"],"paths":["/a*","/b"],"pin_spki":["sha256/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="],"ports":[443,8443],"protocol":"http","rate":"10/s","resolve":["[::1]:1","10.0.0.1"],"tls":"inspect","upgrade":true}],"name":"f"}],"log":{"interval_ms":60000,"origin":null,"seed_secret":null,"witnesses":[]},"log_level":"request","memory_only":false,"mode":"enforce","resolver":"system","type":"dshield.policy/v1"}"#
         );
-        assert_eq!(hash(&text), "af97175ccb0cd8c7f37be8d1d08520670817774ce676020619f419cb73753fd6");
+        assert_eq!(hash(&text), "d85010ad49fd97a22bd5a7b3f8647c22c0733f5494e28cb4a5082d0512d6c44a");
     }
 
     #[test]
@@ -215,6 +221,7 @@ mod tests {
         texts.push(format!("[policy]\nresolver = \"tls://1.1.1.1#a.example\"\n{}", with("")));
         texts.push(format!("[policy]\nresolver = \"https://1.1.1.1#a.example\"\n{}", with("")));
         texts.push(format!("[policy]\nlog_level = \"connection\"\n{}", with("")));
+        texts.push(format!("[attestation]\npccs = \"https://a.com\"\n{}", with("")));
         let hashes: HashSet<String> = texts.iter().map(|text| hash(text)).collect();
         assert_eq!(hashes.len(), texts.len());
     }

@@ -6,13 +6,14 @@
 //!
 //! * `types`: what a policy says; `path`: which paths a pattern means; `inject`, `rate`, `resolver`, `spki`: what some of
 //!   its fields say
-//! * `witness`: who is told of the log's head
+//! * `witness`: who is told of the log's head; `attestation`: who is asked about the platform
 //! * `parse`: TOML to types, collecting every [`Diagnostic`]
 //! * `decide`: from a request to a [`Route`] and a [`Rule`], or to a [`Denied`] (`denied`)
 //! * `lint`: what is allowed and rarely meant
 //! * [`remedy`]: from a refusal to what to change
 //! * `suggest`: from a log's refusals to the rules that are missing
 //! * `canonical`: from types to the text that is hashed
+mod attestation;
 mod canonical;
 mod decide;
 mod denied;
@@ -29,6 +30,7 @@ mod suggest;
 mod types;
 mod witness;
 
+pub use attestation::{AttestationPolicy, Pccs};
 pub use canonical::PolicyHash;
 pub use decide::{OBSERVE, Permit, Route};
 pub use denied::Denied;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::attestation::AttestationPolicy;
 use super::diagnostic::did_you_mean;
 use super::inject::Injection;
 use super::path::PathPattern;
@@ -40,6 +41,8 @@ pub struct Policy {
     pub mode: Mode,
     /// How the log is named, and who witnesses it.
     pub log: LogPolicy,
+    /// Where collateral comes from.
+    pub attestation: AttestationPolicy,
     /// One for each function, in the order of the file.
     pub functions: Vec<Arc<FunctionPolicy>>,
 }

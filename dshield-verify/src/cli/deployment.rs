@@ -74,8 +74,8 @@ impl Deployment {
         let channel = match leaf {
             None => Channel::Plain,
             Some(Leaf(certificate)) => {
-                let spki_sha256 =
-                    crate::ratls::spki_sha256(&certificate).map_err(|error| AskError::Certificate(error.to_string()))?;
+                let spki_sha256 = crate::ratls::spki_sha256(&certificate)
+                    .map_err(|error| AskError::Certificate(error.to_string()))?;
                 Channel::Tls { spki_sha256 }
             }
         };
@@ -143,5 +143,5 @@ impl Deployment {
 fn message(text: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
     let said = value.pointer("/error/message").and_then(serde_json::Value::as_str).unwrap_or(text);
-    super::print::printable(&said.chars().take(300).collect::<String>())
+    crate::client::printable(&said.chars().take(300).collect::<String>())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use dshield_common::attestation::{Evidence, Nonce, Statement};
 use dshield_common::log::line::SignedEntry;
-use dshield_common::tlog::{Checkpoint, Note};
+use dshield_common::tlog::{Checkpoint, Hash, Note};
 
 use super::deployment::{AskError, Deployment};
 use super::memory::{Memory, MemoryError};
@@ -133,7 +133,12 @@ impl Look {
     }
 
     /// The steps about a log that can be asked, and what to remember of it.
-    async fn record(&self, deployment: &Deployment, statement: &Statement, seen: Option<&Seen>) -> (Vec<Step>, Option<Seen>) {
+    async fn record(
+        &self,
+        deployment: &Deployment,
+        statement: &Statement,
+        seen: Option<&Seen>,
+    ) -> (Vec<Step>, Option<Seen>) {
         let mut record = match Record::new(statement, &self.expect.log) {
             Ok(record) => record,
             Err(step) => return (vec![step], None),
@@ -165,7 +170,12 @@ impl Look {
     }
 }
 
-async fn ask(record: &mut Record<'_>, deployment: &Deployment, statement: &Statement, seen: Option<&Seen>) -> Result<(), AskError> {
+async fn ask(
+    record: &mut Record<'_>,
+    deployment: &Deployment,
+    statement: &Statement,
+    seen: Option<&Seen>,
+) -> Result<(), AskError> {
     let note = deployment.checkpoint().await?;
     let size = size_of(&note);
     let attested = record.attested_size();
@@ -180,7 +190,8 @@ async fn ask(record: &mut Record<'_>, deployment: &Deployment, statement: &State
     };
     record.history(seen, &proof);
     match record.wanted() {
-        Entries::None => record.entries_skipped("entries were not looked at (log.entries = \"none\"): the signed head stands for them"),
+        Entries::None => record
+            .entries_skipped("entries were not looked at (log.entries = \"none\"): the signed head stands for them"),
         Entries::All => {
             let mut whole = record.whole();
             let mut next = 0;
@@ -209,16 +220,24 @@ async fn ask(record: &mut Record<'_>, deployment: &Deployment, statement: &State
             for seq in chosen {
                 let line = deployment.entries(seq, Some(1)).await?;
                 let receipt = deployment.receipt(seq).await?;
-                record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt);
+                let proof = tie(record, deployment, &receipt).await?;
+                record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt, &proof);
             }
             record.checked_sample(sample);
         }
     }
     let witnessed = deployment.witnessed().await?;
-    let theirs = size_of(&witnessed);
-    let proof = if theirs > 0 && theirs < size { deployment.consistency(theirs, size).await? } else { Vec::new() };
+    let proof = tie(record, deployment, &witnessed).await?;
     record.witnessed(&witnessed, &proof);
     Ok(())
+}
+
+/// The proof that ties a receipt or a checkpoint to the accepted checkpoint.
+async fn tie(record: &Record<'_>, deployment: &Deployment, answer: &str) -> Result<Vec<Hash>, AskError> {
+    match record.proof_wanted(answer) {
+        Some((old, new)) => deployment.consistency(old, new).await,
+        None => Ok(Vec::new()),
+    }
 }
 
 /// What a checkpoint says that it covers; whether that is true is for the judge.

@@ -94,14 +94,14 @@ pub async fn run(args: VerifyArgs) -> ExitCode {
     let look = match prepared(args) {
         Ok(look) => look,
         Err(error) => {
-            eprintln!("dshield-verify: {}", print::printable(&error));
+            eprintln!("dshield-verify: {}", crate::client::printable(&error));
             return ExitCode::from(2);
         }
     };
     let found = match look.run().await {
         Ok(found) => found,
         Err(error) => {
-            eprintln!("dshield-verify: {}", print::printable(&error.to_string()));
+            eprintln!("dshield-verify: {}", crate::client::printable(&error.to_string()));
             return ExitCode::from(match error {
                 LookError::Memory(_) | LookError::Random(_) => 1,
                 _ => Outcome::NotChecked.exit_code(),
@@ -140,7 +140,10 @@ pub async fn run(args: VerifyArgs) -> ExitCode {
 fn prepared(args: VerifyArgs) -> Result<Look, String> {
     let url = crate::client::is_url(&args.subject);
     if url && (args.nonce.is_some() || args.log.is_some()) {
-        return Err("--nonce and --log are for evidence in a file: a deployment is asked with a new nonce, and for its log".to_owned());
+        return Err(
+            "--nonce and --log are for evidence in a file: a deployment is asked with a new nonce, and for its log"
+                .to_owned(),
+        );
     }
     let mut expect = match &args.expect {
         Some(path) => read_expect(path)?,
@@ -150,7 +153,9 @@ fn prepared(args: VerifyArgs) -> Result<Look, String> {
         expect.log.entries = entries;
     }
     let at = args.at.as_deref().map(|at| {
-        time::parse(at).ok_or_else(|| format!("--at {at:?} is no moment: write it like 2026-11-28T06:40:00Z, or in seconds since 1970"))
+        time::parse(at).ok_or_else(|| {
+            format!("--at {at:?} is no moment: write it like 2026-11-28T06:40:00Z, or in seconds since 1970")
+        })
     });
     let memory = if url {
         let memory = Memory::new(args.state).map_err(|error| error.to_string())?;

@@ -1,6 +1,7 @@
 //! A verdict as a person reads it on a terminal.
 use std::fmt::Write;
 
+use crate::client::printable;
 use crate::destinations::Destination;
 use crate::verdict::{Outcome, Question, Step, StepResult, Verdict};
 
@@ -13,7 +14,10 @@ const INDENT: usize = 24;
 pub(super) fn verdict(subject: &str, verdict: &Verdict) -> String {
     let mut text = format!("{}\n", printable(subject));
     for (question, asks) in [
-        (Question::Machine, "MACHINE: is it a genuine machine that runs D-Shield, and nothing that could go around it?"),
+        (
+            Question::Machine,
+            "MACHINE: is it a genuine machine that runs D-Shield, and nothing that could go around it?",
+        ),
         (Question::Policy, "POLICY: where can data go?"),
         (Question::Log, "LOG: is the record of where it went whole?"),
     ] {
@@ -35,7 +39,13 @@ pub(super) fn verdict(subject: &str, verdict: &Verdict) -> String {
 
 /// The last line: the answer, and the exit code that stands for it.
 pub(super) fn conclusion(verdict: &Verdict) -> String {
-    let first = |result| verdict.steps.iter().find(|step| step.result == result).map(|step| format!("{}: {}", step.step, one_line(&step.says)));
+    let first = |result| {
+        verdict
+            .steps
+            .iter()
+            .find(|step| step.result == result)
+            .map(|step| format!("{}: {}", step.step, one_line(&step.says)))
+    };
     let code = verdict.outcome.exit_code();
     let development = if verdict.development { "DEVELOPMENT, proves nothing: " } else { "" };
     let answer = match verdict.outcome {
@@ -43,13 +53,19 @@ pub(super) fn conclusion(verdict: &Verdict) -> String {
         Outcome::NotChecked => match first(StepResult::Fail) {
             Some(failed) => format!("COULD NOT JUDGE ({failed})"),
             None => {
-                let missing: Vec<&str> = verdict.steps.iter().filter(|step| step.result == StepResult::NotChecked).map(|step| step.step.name()).collect();
+                let missing: Vec<&str> = verdict
+                    .steps
+                    .iter()
+                    .filter(|step| step.result == StepResult::NotChecked)
+                    .map(|step| step.step.name())
+                    .collect();
                 format!("COULD NOT JUDGE: not checked, and needed: {}", missing.join(", "))
             }
         },
         _ => format!("NOT VERIFIED ({})", first(StepResult::Fail).unwrap_or_default()),
     };
-    let skipped: Vec<&str> = verdict.steps.iter().filter(|step| step.result == StepResult::Skipped).map(|step| step.step.name()).collect();
+    let skipped: Vec<&str> =
+        verdict.steps.iter().filter(|step| step.result == StepResult::Skipped).map(|step| step.step.name()).collect();
     let without = match (verdict.outcome, skipped.as_slice()) {
         (Outcome::Verified, [_, ..]) => format!(", without: {}", skipped.join(", ")),
         _ => String::new(),
@@ -62,14 +78,22 @@ fn row(step: &Step) -> String {
         StepResult::Pass => "pass",
         StepResult::Fail => "FAIL",
         StepResult::NotChecked => "not checked",
-        StepResult::Skipped => "-",
+        StepResult::Skipped => "skipped",
     };
     let mut text = String::new();
     let head = format!("  {mark:<12}{:<14}", step.step.name());
     paragraph(&mut text, &head, &step.says);
     let wanted = step.result != StepResult::Pass;
     for observed in step.observed.iter().filter(|_| wanted) {
-        paragraph(&mut text, "", &format!("{} = {}", observed.name, observed.value));
+        // To be copied: never broken.
+        let _ = writeln!(
+            text,
+            "{:width$}{} = {}",
+            "",
+            printable(&observed.name),
+            printable(&observed.value),
+            width = INDENT + 4
+        );
     }
     for note in &step.notes {
         paragraph(&mut text, "", &format!("note: {note}"));
@@ -113,7 +137,11 @@ fn destinations(rows: &[Destination]) -> String {
     let width = |at: usize| cells.iter().map(|cells| cells[at].chars().count()).max().unwrap_or(0).min(40);
     let (who, to) = (width(0), width(1));
     for (row, [first, second]) in rows.iter().zip(&cells) {
-        let bounds = [row.how.as_str(), row.limits.as_str()].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+        let bounds = [row.how.as_str(), row.limits.as_str()]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
         let _ = writeln!(text, "    {first:<who$}  ->  {second:<to$}  {}", printable(&bounds));
     }
     text
@@ -121,20 +149,6 @@ fn destinations(rows: &[Destination]) -> String {
 
 fn one_line(text: &str) -> String {
     printable(text.lines().next().unwrap_or_default())
-}
-
-/// `text` without what could make a terminal, or a reader, see something else: control characters and those that change
-/// the direction of text are shown as escapes.
-pub(super) fn printable(text: &str) -> String {
-    let harmful = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if harmful(c) { clean.extend(c.escape_unicode()) } else { clean.push(c) }
-    }
-    clean
 }
 
 #[cfg(test)]
@@ -174,7 +188,10 @@ mod tests {
         let left_out = vec![Step::pass(StepId::Quote, ""), Step::skipped(StepId::Channel, "")];
         assert_eq!(conclusion(&verdict(left_out)), "VERIFIED, without: channel [exit code 0]");
         let missing = vec![Step::not_checked(StepId::Measurements, "")];
-        assert_eq!(conclusion(&verdict(missing)), "COULD NOT JUDGE: not checked, and needed: measurements [exit code 20]");
+        assert_eq!(
+            conclusion(&verdict(missing)),
+            "COULD NOT JUDGE: not checked, and needed: measurements [exit code 20]"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use dshield_common::log::entry::LOST_BY_LOG;
 
-use super::verifier::Head;
+use super::verifier::EntryHead;
 
 /// Numbers of connect entries without an end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn take(&mut self, seq: u64, head: &Head) {
+    pub(super) fn take(&mut self, seq: u64, head: &EntryHead) {
         match (head.kind.as_str(), head.connection) {
             ("connect", Some(connection)) => {
                 self.open.insert(connection, seq);

@@ -51,6 +51,7 @@ impl Log {
             memory_only: false,
             log_id: None,
             checkpoint_keys: Vec::new(),
+            tpm_boots: None,
             previous,
         }));
     }
@@ -265,6 +266,7 @@ fn a_first_boot_that_claims_a_past_and_a_later_one_that_denies_it_fail() {
         memory_only: false,
         log_id: None,
         checkpoint_keys: Vec::new(),
+        tpm_boots: None,
         previous,
     }));
     assert_eq!(log.verdict(), Err(LogFault::WrongPrevious { seq: 4 }));
@@ -405,6 +407,7 @@ fn keys_for_checkpoints_are_the_boots_own_or_none() {
             memory_only: false,
             log_id: None,
             checkpoint_keys: keys,
+            tpm_boots: None,
             previous: None,
         }));
         log.verdict().map(|summary| summary.checkpoint_keys.len())

@@ -94,7 +94,7 @@ impl LogVerifier {
         if signed.entry.len() > MAX_ENTRY {
             return Err(LogFault::TooLarge { seq, size: signed.entry.len() });
         }
-        let head = Head::parse(seq, &signed.entry)?;
+        let head = EntryHead::parse(seq, &signed.entry)?;
         if head.seq != seq {
             return Err(LogFault::Renumbered { seq, signed: head.seq });
         }
@@ -201,10 +201,10 @@ impl LogVerifier {
 
 /// The members that the check itself needs. Kinds that this build does not know are checked like any other.
 #[derive(Deserialize)]
-pub(super) struct Head {
-    seq: u64,
-    boot_id: String,
-    pub(super) kind: String,
+pub(crate) struct EntryHead {
+    pub(crate) seq: u64,
+    pub(crate) boot_id: String,
+    pub(crate) kind: String,
     /// Of those that are about a connection.
     pub(super) connection: Option<u64>,
     /// Of those that count what was lost: a text.
@@ -213,8 +213,9 @@ pub(super) struct Head {
     pub(super) previous: Option<Previous>,
 }
 
-impl Head {
-    fn parse(seq: u64, entry: &str) -> Result<Self, LogFault> {
+impl EntryHead {
+    /// Reads an entry, which must be in canonical form.
+    pub(crate) fn parse(seq: u64, entry: &str) -> Result<Self, LogFault> {
         let value: serde_json::Value = serde_json::from_str(entry).map_err(|_| LogFault::NotAnEntry { seq })?;
         // A duplicate member, a blank or another spelling of a number is lost in `value`, so the texts differ.
         match canonical_text(&value) {

@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -77,6 +78,7 @@ impl Drop for Leftovers {
         }
         // Absent after a clean stop.
         let _ = std::fs::remove_dir_all(&self.pins);
+        let _ = umount2(&self.run.join("code"), MntFlags::MNT_DETACH);
         let _ = std::fs::remove_dir_all(&self.run);
         // An agent keeps its lock's file for the next of its name; a test's name does not come back.
         let _ = std::fs::remove_file(self.run.with_extension("lock"));

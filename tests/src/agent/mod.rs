@@ -9,7 +9,7 @@ mod process;
 mod project;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -161,6 +161,19 @@ impl Agent {
     #[must_use]
     pub fn leftovers(&self) -> &Leftovers {
         &self.leftovers
+    }
+
+    /// The copies of code folders that it has in memory: two functions with one folder have one.
+    #[must_use]
+    pub fn copies(&self) -> Vec<PathBuf> {
+        let store = Path::new("/run/dshield").join(&self.name).join("code");
+        let below = |folder: PathBuf| {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        let mut copies: Vec<_> = below(store).into_iter().flat_map(below).collect();
+        copies.sort();
+        copies
     }
 
     /// What it has written to stdout so far.

@@ -4,7 +4,7 @@ use dshield_verify::ratls::evidence_of;
 use http::{Method, StatusCode};
 
 use super::*;
-use crate::cli::client::{Client, ClientError, Leaf, SpkiSha256};
+use dshield_verify::client::{Client, ClientError, Leaf, SpkiSha256};
 
 async fn api() -> (Api, Arc<RatlsCertificate>) {
     let certificate = Arc::new(RatlsCertificate::generate([]).unwrap());

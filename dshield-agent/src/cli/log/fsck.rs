@@ -2,9 +2,9 @@
 use std::process::ExitCode;
 
 use super::State;
-use crate::cli::client::printable;
 use crate::log::check::Signatures;
 use crate::log::fsck::{Finding, Report, fsck};
+use dshield_verify::client::printable;
 
 /// What `dshield log fsck` takes.
 #[derive(Debug, clap::Args)]

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::client::printable;
 use crate::log::LogError;
 use crate::log::stored::StoredLog;
+use dshield_verify::client::printable;
 
 mod export;
 mod fsck;

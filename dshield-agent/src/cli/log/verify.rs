@@ -14,11 +14,11 @@ use dshield_common::tlog::{Checkpoint, Hash, Note, TileReader, Tree, VerifierKey
 use dshield_verify::log::{Expectations, KeyError, LogFault, LogKey, Start};
 use serde::Serialize;
 
-use crate::cli::client::{Client, ClientError, is_url, printable};
 use crate::cli::logs;
 use crate::cli::whom::TlsArgs;
 use crate::log::check::{Checker, Signatures};
 use crate::log::fsck::boot_key;
+use dshield_verify::client::{Client, ClientError, is_url, printable};
 
 /// What `dshield log verify` takes.
 #[derive(Debug, clap::Args)]

@@ -1,15 +1,11 @@
 //! `[log]`: the log's name, its key, and its witnesses.
 use std::ops::Range;
-use std::sync::Arc;
 
+use super::own::{Place, Proof};
 use super::read::{Fields, Spanned};
-use super::{ReadCa, function, upstream};
-use crate::address::Network;
-use crate::destination::Destination;
+use super::{ReadCa, function};
 use crate::policy::diagnostic::Findings;
 use crate::policy::inject::SecretNameError;
-use crate::policy::path::PathPattern;
-use crate::policy::types::{HostPattern, Protocol, Rule, TlsMode};
 use crate::policy::witness::{LogPolicy, Witness};
 use crate::tlog::VerifierKey;
 use crate::tlog::key::SignatureType;
@@ -17,6 +13,8 @@ use crate::tlog::key::SignatureType;
 const FIELDS: &[&str] = &["origin", "seed_secret", "interval", "witness"];
 const WITNESS_FIELDS: &[&str] = &["url", "key", "resolve", "ca", "pin_spki"];
 const EXAMPLE: &str = "\"https://witness.example.com/\"";
+/// C2SP tlog-witness.
+const ADD_CHECKPOINT: &str = "/add-checkpoint";
 
 /// The table, or its defaults. Whatever is wrong is reported.
 pub(super) fn log(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> LogPolicy {
@@ -61,24 +59,23 @@ pub(super) fn log(top: &Fields<'_>, read_ca: &mut ReadCa<'_>, findings: &mut Fin
 }
 
 fn witness(fields: &Fields<'_>, id: String, read_ca: &mut ReadCa<'_>, findings: &mut Findings<'_>) -> Option<Witness> {
-    let at =
-        fields.required_string("url", EXAMPLE, findings).and_then(|Spanned { value, at }| place(value, &at, findings));
+    let url = fields.required_string("url", EXAMPLE, findings);
+    let place = url.as_ref().and_then(|url| Place::parse(url.value));
     let key = fields
         .required_string("key", "\"witness.example.com+1a2b3c4d+BA…\"", findings)
         .and_then(|Spanned { value, at }| key(value, &at, findings));
-    let resolve = upstream::resolve(fields, findings);
-    let ca = upstream::ca(fields, read_ca, findings);
-    let pin_spki = upstream::pin_spki(fields, findings);
-    let Place { tls, to, port, path } = at?;
-    let host = match &to {
-        Destination::Name(name) => HostPattern::Exact(name.clone()),
-        Destination::Address(address) => HostPattern::Network(Network::host(*address)),
+    let proof = Proof::read(fields, place.as_ref(), read_ca, findings);
+    let Spanned { value, at } = url?;
+    let Some((place, rule)) = place.and_then(|place| {
+        let rule = place.rule(id, "POST", &[ADD_CHECKPOINT], proof)?;
+        Some((place, rule))
+    }) else {
+        let message = format!("{value:?} is not a witness's address");
+        findings.add_with_hint(&at, message, format!("write it like {EXAMPLE}"));
+        return None;
     };
-    let mut rule = Rule::any(id, host, port, tls, Protocol::Http);
-    rule.methods = Some(vec!["POST".to_owned()]);
-    rule.paths = Some(vec![PathPattern::parse(&path).ok()?]);
-    (rule.resolve, rule.ca, rule.pin_spki) = (resolve, ca, pin_spki);
-    Some(Witness { key: key?, to, port, path, rule: Arc::new(rule) })
+    let Place { to, port, prefix, .. } = place;
+    Some(Witness { key: key?, to, port, path: prefix + ADD_CHECKPOINT, rule })
 }
 
 fn key(text: &str, at: &Range<usize>, findings: &mut Findings<'_>) -> Option<VerifierKey> {
@@ -96,37 +93,6 @@ fn key(text: &str, at: &Range<usize>, findings: &mut Findings<'_>) -> Option<Ver
         ),
     }
     None
-}
-
-struct Place {
-    tls: TlsMode,
-    to: Destination,
-    port: u16,
-    /// Of `add-checkpoint`.
-    path: String,
-}
-
-fn place(url: &str, at: &Range<usize>, findings: &mut Findings<'_>) -> Option<Place> {
-    let parsed = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (tls, default_port) = match scheme {
-            "https" => (TlsMode::Inspect, 443),
-            "http" => (TlsMode::None, 80),
-            _ => return None,
-        };
-        let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (to, port) = Destination::parse_authority(authority.as_bytes()).ok()?;
-        let path = format!("{}/add-checkpoint", prefix.trim_end_matches('/'));
-        if !PathPattern::names_exactly(&path) {
-            return None;
-        }
-        Some(Place { tls, to, port: port.unwrap_or(default_port), path })
-    };
-    let place = parsed();
-    if place.is_none() {
-        findings.add_with_hint(at, format!("{url:?} is not a witness's address"), format!("write it like {EXAMPLE}"));
-    }
-    place
 }
 
 #[cfg(test)]
@@ -183,7 +149,8 @@ mod tests {
         let lines = format!(
             "origin = \"a b\"\nseed_secret = \"seed\"\ninterval = \"1h\"\nwitnesses = []\n\
              [[log.witness]]\nurl = \"w.example.com\"\nkey = \"x\"\n\
-             [[log.witness]]\nurl = \"https://w.example.com/../a\"\nkey = \"{log_key}\"\n[[log.witness]]\n"
+             [[log.witness]]\nurl = \"https://w.example.com/../a\"\nkey = \"{log_key}\"\n[[log.witness]]\n\
+             [[log.witness]]\nurl = \"http://192.0.2.7\"\nca = \"ca.pem\"\nresolve = [\"192.0.2.8\"]\n"
         );
         let said = problems(&text(&lines)).join("\n");
         for part in [
@@ -196,6 +163,8 @@ mod tests {
             "\"https://w.example.com/../a\" is not",
             "a witness needs `url`",
             "a witness needs `key`",
+            "`ca` has no effect with http://: there is no certificate; write https://, or leave `ca` out",
+            "`resolve` has no effect with an address: it is connected to as it is; write a name into the URL",
         ] {
             assert!(said.contains(part), "{part:?} is missing in\n{said}");
         }

@@ -2,10 +2,12 @@
 //!
 //! The text flows in, with a way to read the certificate files it names. Every problem is collected, so that one look
 //! at the output is enough to mend the file; no value leaves unless there was none.
+mod attestation;
 mod enforceable;
 mod function;
 mod host;
 mod log;
+mod own;
 mod pem;
 mod read;
 mod rule;
@@ -19,11 +21,15 @@ use toml_edit::{Document, Item};
 
 use self::read::{Fields, Spanned};
 pub(super) use self::rule::is_method;
+use super::attestation::AttestationPolicy;
 use super::diagnostic::{Diagnostic, Findings, Position};
 use super::resolver::{UpstreamResolver, UpstreamResolverError};
 use super::types::{Deployment, Function, FunctionPolicy, LogLevel, Mode, Policy};
 use super::witness::LogPolicy;
 use crate::name::FunctionName;
+
+/// The tables of the file.
+const FIELDS: &[&str] = &["policy", "log", "attestation", "function"];
 
 /// Reads a certificate file that the policy names, or says in words why it cannot.
 pub type ReadCa<'a> = dyn FnMut(&str) -> Result<Vec<u8>, String> + 'a;
@@ -63,8 +69,10 @@ impl Deployment {
                 return Err(findings.into_sorted());
             }
         };
-        let top = Fields::new(document.as_table(), 0..0, "dshield.toml", &["policy", "log", "function"], &mut findings);
-        let policy = Policy { log: log::log(&top, read_ca, &mut findings), ..policy(&top, &mut findings) };
+        let top = Fields::new(document.as_table(), 0..0, "dshield.toml", FIELDS, &mut findings);
+        let mut policy = policy(&top, &mut findings);
+        policy.log = log::log(&top, read_ca, &mut findings);
+        policy.attestation = attestation::attestation(&top, read_ca, &mut findings);
         let read = functions(&top, policy.mode, read_ca, &mut findings);
         if !findings.is_empty() {
             return Err(findings.into_sorted());
@@ -93,6 +101,7 @@ fn policy(top: &Fields<'_>, findings: &mut Findings<'_>) -> Policy {
         resolver: table.and_then(|table| resolver(table, findings)).unwrap_or_default(),
         mode: table.and_then(|table| table.word("mode", findings)).map_or(Mode::Enforce, |word| word.value),
         log: LogPolicy::default(),
+        attestation: AttestationPolicy::default(),
         functions: Vec::new(),
     }
 }
@@ -347,7 +356,7 @@ pub(super) mod tests {
         );
         assert_eq!(
             problems(&format!("colour = 1\n{}", with(""))),
-            ["1:1: dshield.toml has no field \"colour\"; it can have: policy, log, function"]
+            ["1:1: dshield.toml has no field \"colour\"; it can have: policy, log, attestation, function"]
         );
     }
 

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use self::tls::TlsError;
-pub use self::tls::{Leaf, SpkiSha256, SpkiSha256Error, Trust};
+pub use self::tls::{Leaf, SpkiSha256, SpkiSha256Error, TlsError, Trust, connect};
 
 mod tls;
 
@@ -103,6 +102,8 @@ pub struct Client {
     base: String,
     speaks: Speaks,
     key: Option<SpkiSha256>,
+    /// Whether any certificate is taken, whoever shows it.
+    unjudged: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -155,7 +156,31 @@ impl Client {
             base: uri.path().trim_end_matches('/').to_owned(),
             speaks,
             key,
+            unjudged: false,
         })
+    }
+
+    /// The API at an `http://` or `https://` URL, whoever answers there: for whoever judges the answers, and looks at the
+    /// certificate ([`Leaf`]) that came with them.
+    ///
+    /// # Errors
+    /// When the URL is not of that form.
+    pub fn unjudged(url: &str) -> Result<Self, ClientError> {
+        if !is_url(url) {
+            return Err(ClientError::Url(url.to_owned()));
+        }
+        Ok(Self { unjudged: true, ..Self::new(url, None)? })
+    }
+
+    /// A service of the web at an `https://` URL, which must prove its name even if that is this machine's.
+    ///
+    /// # Errors
+    /// When the URL is not of that form.
+    pub fn of_the_web(url: &str) -> Result<Self, ClientError> {
+        if !url.starts_with("https://") {
+            return Err(ClientError::Url(url.to_owned()));
+        }
+        Self::new(url, None)
     }
 
     /// Sends a request; `path` includes the query. The response's body comes as it arrives. A response that came inside TLS
@@ -165,7 +190,7 @@ impl Client {
     /// When there is no answer. An answer of any status is a success here, but for that of a TLS port to plain HTTP.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
         let request = self.request(method, path, body)?;
-        let (stream, peer) = self.connect().await?;
+        let (stream, peer) = self.dial().await?;
         let plain = match &self.speaks {
             Speaks::Http => return self.in_the_clear(stream, request).await,
             Speaks::Https => None,
@@ -174,6 +199,7 @@ impl Client {
         };
         let trust = match self.key {
             Some(key) => Trust::Key(key),
+            None if self.unjudged => Trust::Anybody,
             // What a name of this machine means is for its own files to say: they may be wrong.
             None if is_this_machine(&self.host) && peer.ip().is_loopback() => Trust::Anybody,
             None => Trust::Web,
@@ -186,7 +212,7 @@ impl Client {
             }
             (Err(TlsError::NotTls), Some(plain)) => {
                 let _ = plain.set(());
-                let (stream, _) = self.connect().await?;
+                let (stream, _) = self.dial().await?;
                 self.in_the_clear(stream, request).await
             }
             (Err(error), _) => Err(self.without_tls(error)),
@@ -205,7 +231,7 @@ impl Client {
         Ok(request)
     }
 
-    async fn connect(&self) -> Result<(TcpStream, SocketAddr), ClientError> {
+    async fn dial(&self) -> Result<(TcpStream, SocketAddr), ClientError> {
         let unreachable = |cause| ClientError::Unreachable { url: self.url.clone(), cause };
         let stream = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(&self.authority))
             .await
@@ -257,6 +283,25 @@ impl Client {
     pub async fn body(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let body = response.into_body().collect().await.map_err(|cause| self.broken(cause))?;
         Ok(body.to_bytes())
+    }
+
+    /// The body of a response, where it has at most `most` bytes; nothing where it has more.
+    ///
+    /// # Errors
+    /// When the connection ends before the body does.
+    pub async fn body_of_at_most(
+        &self,
+        response: Response<Incoming>,
+        most: usize,
+    ) -> Result<Option<Bytes>, ClientError> {
+        match Limited::new(response.into_body(), most).collect().await {
+            Ok(body) => Ok(Some(body.to_bytes())),
+            Err(error) => match error.downcast::<hyper::Error>() {
+                Ok(cause) => Err(self.broken(*cause)),
+                // The only other one: it is too long.
+                Err(_) => Ok(None),
+            },
+        }
     }
 
     /// The connection ended too early.
