@@ -14,6 +14,9 @@ use crate::quote::Registers;
 use crate::suggestion::Facts;
 use crate::verdict::{Step, StepId};
 
+/// What an agent extends RTMR3 with where there is no dstack, by name.
+const EVENTS: [&str; 2] = ["dshield-agent", "dshield-ebpf"];
+
 /// The steps about event log and compose file.
 pub(crate) fn steps(
     evidence: &Evidence,
@@ -24,11 +27,7 @@ pub(crate) fn steps(
 ) -> [Step; 2] {
     match evidence.provider {
         Provider::Dstack | Provider::Development => dstack(evidence, registers, expect, any, facts),
-        _ => {
-            let says =
-                "the machine was not started by dstack: all that runs on it is in the image that [[machine]] names";
-            [runtime_events(evidence, registers, expect), Step::skipped(StepId::Compose, says)]
-        }
+        _ => [runtime_events(evidence, registers, expect, any), no_compose(expect)],
     }
 }
 
@@ -131,16 +130,28 @@ fn compose(
     step
 }
 
-/// What an agent extended RTMR3 with by itself.
-fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect) -> Step {
-    let unused = registers.rtmr[3] == [0; 48];
+/// Where dstack did not start the machine. That is the evidence's own word, which nobody signed.
+fn no_compose(expect: &Expect) -> Step {
+    if expect.compose == expect::Compose::default() {
+        let says = "the machine was not started by dstack: all that runs on it is in the image that [[machine]] names";
+        Step::skipped(StepId::Compose, says)
+    } else {
+        let says = "a compose file is expected ([compose] in expect.toml), and by the evidence dstack did not start the machine; so there is none to look at";
+        Step::fail(StepId::Compose, says)
+    }
+}
+
+/// What an agent extended RTMR3 with by itself. A machine of dstack cannot pass for one without: dstack extends RTMR3 before
+/// anything that was deployed runs, with events that no agent writes.
+fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect, any: bool) -> Step {
     let Some(log) = &evidence.event_log else {
-        let says = if unused {
-            "nothing extended RTMR3: the kernel has no such interface. The report data alone binds the statement"
-        } else {
-            "something other than the agent extends RTMR3. The report data alone binds the statement"
-        };
-        return Step::skipped(StepId::EventLog, says);
+        if registers.rtmr[3] == [0; 48] {
+            let says =
+                "nothing extended RTMR3: the kernel has no such interface. The report data alone binds the statement";
+            return Step::skipped(StepId::EventLog, says);
+        }
+        let says = "RTMR3 was extended, and the evidence has no event log that says with what: this may be a machine of dstack, which hides what was deployed on it";
+        return if any { Step::skipped(StepId::EventLog, says) } else { Step::fail(StepId::EventLog, says) };
     };
     let replayed = match replay_runtime_only(log, &registers.rtmr) {
         Ok(replayed) => replayed,
@@ -156,19 +167,26 @@ fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect) -
     step
 }
 
-/// Every agent that ran since the machine booted is in RTMR3: the last must be the one that speaks, the others known.
+/// Every agent that ran since the machine booted is in RTMR3, and nothing else: the last must be the one that speaks, the
+/// others known.
 fn measured(replayed: &RuntimeReplayed, evidence: &Evidence, expect: &Expect) -> Result<String, String> {
     let Ok(statement) = Statement::parse(&evidence.statement) else {
         return Err("there is no statement to compare RTMR3 with".to_owned());
     };
+    if let Some(other) = replayed.measured.iter().find(|one| !EVENTS.contains(&one.name.as_str())) {
+        return Err(format!(
+            "RTMR3 was extended with {:?}, which no agent does: this may be a machine of dstack, whose compose file nobody sees",
+            other.name
+        ));
+    }
     let last = |name: &str| replayed.all(name).last().map(hex::encode).unwrap_or_default();
-    for (name, stated) in [("dshield-agent", statement.agent.sha256.clone()), ("dshield-ebpf", ebpf(&statement))] {
+    for (name, stated) in EVENTS.into_iter().zip([statement.agent.sha256.clone(), ebpf(&statement)]) {
         if last(name) != stated {
             return Err(format!("RTMR3 was last extended with {name} {}, and the statement says {stated}", last(name)));
         }
     }
     let stranger = replayed
-        .all("dshield-agent")
+        .all(EVENTS[0])
         .map(hex::encode)
         .find(|agent| !expect.releases.is_empty() && !expect.releases.iter().any(|release| release.agent == *agent));
     match stranger {
