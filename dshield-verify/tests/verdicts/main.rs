@@ -13,6 +13,7 @@ use dshield_verify::{Channel, Outcome};
 
 use self::scene::{NOW, Scene, app_compose, fails_only, policy};
 
+mod details;
 mod provider;
 mod scene;
 
