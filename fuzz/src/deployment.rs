@@ -77,7 +77,8 @@ impl Deployment {
         let quote = |report: &TdReport| hex::encode(&machine.quote(report));
         let log = |events: &[Event]| serde_json::to_string(events).expect("events have a JSON form");
         let [rtmr0, rtmr1, rtmr2, _] = report.rtmr.map(|register| hex::encode(&register));
-        let expected = expect::Machine { name: None, mrtd: hex::encode(&report.mr_td), rtmr0, rtmr1, rtmr2 };
+        let expected =
+            expect::Machine { mrtd: hex::encode(&report.mr_td), rtmr0, rtmr1, rtmr2, ..expect::Machine::default() };
         Self {
             expect: Expect {
                 machines: vec![expected],
