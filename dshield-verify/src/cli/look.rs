@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use dshield_common::attestation::{Evidence, Nonce, Statement};
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::{Checkpoint, Hash, Note};
+use http::StatusCode;
 
 use super::deployment::{AskError, Deployment};
 use super::memory::{Memory, MemoryError};
@@ -218,7 +219,13 @@ async fn ask(
             chosen.sort_unstable();
             chosen.dedup();
             for seq in chosen {
-                let line = deployment.entries(seq, Some(1)).await?;
+                let line = match deployment.entries(seq, Some(1)).await {
+                    Err(AskError::Refused { status: StatusCode::GONE, .. }) => {
+                        sample.gone();
+                        continue;
+                    }
+                    line => line?,
+                };
                 let receipt = deployment.receipt(seq).await?;
                 let proof = tie(record, deployment, &receipt).await?;
                 record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt, &proof);
