@@ -13,7 +13,7 @@ use dshield_tests::requires::{require_root, requires, requires_built};
 use serde_json::{Value, json};
 
 /// What is looked at, by the names that programs rely on.
-const CHECKS: [&str; 19] = [
+const CHECKS: [&str; 20] = [
     "root",
     "kernel",
     "cgroup2",
@@ -28,6 +28,7 @@ const CHECKS: [&str; 19] = [
     "locked_memory",
     "core_dumps",
     "tdx",
+    "attestation",
     "programs",
     "bpf_lsm",
     "network_namespace",

@@ -33,6 +33,10 @@ use dshield_common::hex;
 /// Where Linux has the registers.
 pub const MEASUREMENTS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 
+/// Where the log is: not in the folder of one agent, since all agents of a machine share its register and the register
+/// outlives them, but in one that is empty after a boot.
+pub const LOG: &str = "/run/dshield/rtmr3.log";
+
 const RTMR3: &str = "rtmr3:sha384";
 /// A boot has some events, each of some hundred bytes.
 const LONGEST_LOG: u64 = 1 << 20;
