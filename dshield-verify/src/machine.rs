@@ -171,10 +171,10 @@ pub(crate) fn measurements(registers: &Registers, expect: &Expect, any: bool) ->
 /// The machine, as it would be expected.
 pub(crate) fn machine(registers: &Registers) -> Machine {
     let [rtmr0, rtmr1, rtmr2, _] = registers.rtmr.map(|register| hex::encode(&register));
-    Machine { name: None, mrtd: hex::encode(&registers.mrtd), rtmr0, rtmr1, rtmr2 }
+    Machine { mrtd: hex::encode(&registers.mrtd), rtmr0, rtmr1, rtmr2, ..Machine::default() }
 }
 
-fn same(known: &Machine, found: &Machine) -> bool {
+pub(crate) fn same(known: &Machine, found: &Machine) -> bool {
     differing(known, found).is_empty()
 }
 
