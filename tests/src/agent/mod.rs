@@ -202,6 +202,13 @@ impl Agent {
         self.process.stderr()
     }
 
+    /// Waits until it has said this on stderr: that is written by a thread of its own. Panics when it does not come.
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        let said = wait::within(wait::PATIENCE, || self.stderr().contains(words).then_some(()));
+        assert!(said.is_some(), "it never said {words:?}: {}", self.stderr());
+    }
+
     /// Invokes a function with this event. Panics when there is no answer.
     #[must_use]
     #[track_caller]
