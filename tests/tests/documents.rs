@@ -9,16 +9,17 @@ use dshield_common::policy::Deployment;
 use dshield_tests::workspace;
 use dshield_verify::Outcome;
 use dshield_verify::compose::{AppCompose, Expectations, lint};
-use dshield_verify::expect::{Compose, Entries, Expect, TcbPolicy};
+use dshield_verify::expect::{Compose, Entries, Expect, Starts, TcbPolicy};
 use serde_json::json;
 
 /// The pages that name tests.
 const PAGES: [&str; 3] = ["SPECIFICATION.md", "docs/explanation/bypasses.md", "docs/explanation/what-is-proven.md"];
 /// Where tests are that the pages name by their file or folder.
-const TESTS: [(&str, &str); 4] = [
+const TESTS: [(&str, &str); 5] = [
     ("security", "tests/security"),
     ("verdicts", "dshield-verify/tests/verdicts"),
     ("records", "dshield-verify/tests/records"),
+    ("vectors", "dshield-verify/tests/vectors.rs"),
     ("verification", "dshield-development/tests/verification.rs"),
 ];
 const EXAMPLES: &str = "docs/how-to/dstack";
@@ -131,15 +132,16 @@ fn the_expectations_of_the_example_are_understood_and_leave_out_nothing() {
         _ => Err("there is none in the example".to_owned()),
     };
     let expect = Expect::parse(text, &mut read_file).unwrap_or_else(|error| panic!("{error}"));
-    let Expect { machines, tcb, compose, releases, policy, functions, log, tpm_keys, .. } = expect;
-    assert!(machines.iter().any(|machine| machine.name.is_some()));
+    let Expect { machines, tcb, compose, releases, policy, functions, log, tpm_keys, tpm_pcrs, .. } = expect;
+    assert!(machines.iter().all(|machine| machine.name.is_some()));
+    assert_eq!(machines.iter().map(|machine| machine.starts).collect::<Vec<_>>(), [Starts::Compose, Starts::Dshield]);
     let TcbPolicy { statuses, grace_days, min_evaluation_number, reject_advisories, .. } = tcb;
     assert!(!statuses.is_empty() && grace_days > 0 && min_evaluation_number > 0 && !reject_advisories.is_empty());
     let Compose { sha256, image_digest, .. } = compose;
     assert!(!sha256.is_empty() && image_digest.is_some());
     assert!(releases.len() == 2, "by its manifest and written out: {releases:?}");
     assert!(policy.sha256.len() == 2 && policy.canonical.is_some(), "by hash and by file: {policy:?}");
-    assert!(functions.contains_key("summarize") && !tpm_keys.is_empty());
+    assert!(functions.contains_key("summarize") && !tpm_keys.is_empty() && !tpm_pcrs.is_empty());
     assert!(log.origin.is_some() && log.entries == Entries::All && log.witnesses.is_some());
 }
 
