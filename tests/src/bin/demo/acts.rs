@@ -3,6 +3,7 @@ use dshield_common::log::entry::{Event, Refused};
 use dshield_tests::agent::{Agent, Code, Egress, Function, Launch, Log, Project, StartError, in_words};
 use dshield_tests::standin::{NAME, PAUSE, Standin};
 use dshield_tests::tripwire::Tripwire;
+use dshield_tests::verifier::Verifier;
 use dshield_tests::{wait, workspace};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -61,9 +62,10 @@ impl Stage {
             .env(&[("ANTHROPIC_API_KEY", live_key.unwrap_or("stand-in-key"))])
             .egress(&rule);
         let project = Project::new().with(&function);
-        let launch = Launch { name: format!("demo-{}", std::process::id()), ..Launch::default() };
+        let name = format!("demo-{}", std::process::id());
+        let launch = Launch { name, tls: Some(true), attestation: Some("development"), ..Launch::default() };
         let agent = Agent::launch(&project, launch)?;
-        story.say(&format!("The agent is ready at http://{}.", agent.address()));
+        story.say(&format!("The agent is ready at {}.", agent.url()));
         story.say(&format!("The policy: {FUNCTION} (Python) may POST https://{NAME}/v1/messages. Nothing else."));
         Ok(Self { agent, standin, tripwire, _project: project })
     }
@@ -77,6 +79,7 @@ impl Stage {
         let log = self.agent.log();
         told(story, &log);
         self.checked(story, &log);
+        self.verified(story);
     }
 
     fn allowed(&self, story: &mut Story) {
@@ -139,6 +142,28 @@ impl Stage {
         }
         let arrivals = self.tripwire.arrivals();
         story.expect("Nothing reached the tripwire.", arrivals.is_empty(), &format!("{arrivals:?}"));
+    }
+
+    /// The last word is a stranger's, who has nothing but the URL.
+    fn verified(&self, story: &mut Story) {
+        story.chapter("What a stranger can check");
+        let (stranger, url) = (Verifier::new(), self.agent.url());
+        story.say(&format!("$ dshield-verify {url}"));
+        let left = stranger.run([url.as_str(), "--offline"]);
+        let sentence =
+            "This is no TDX machine, its quotes are made for development, and the verifier says so (exit code 10).";
+        story.expect(sentence, left.code == Some(10) && left.stdout.contains("DEVELOPMENT"), &left.stdout);
+        let expect = stranger.keep(&url);
+        story.say("$ dshield-verify … --insecure-development --expect expect.toml");
+        let left = stranger.run([&url, "--offline", "--insecure-development", "--expect", &expect]);
+        for line in left.stdout.lines().filter(|line| ["  pass", "  FAIL"].iter().any(|mark| line.starts_with(mark))) {
+            story.aside(line.trim());
+        }
+        let rows = left.stdout.lines().skip_while(|line| !line.contains("can send data to"));
+        rows.take_while(|line| !line.is_empty()).for_each(|line| story.say(line.trim()));
+        let sentence =
+            "Told to go on all the same, and what to expect, it verifies machine, policy and log (exit code 0).";
+        story.expect(sentence, left.code == Some(0), &left.stdout);
     }
 
     fn invoke(&self, event: &Value) -> Value {
