@@ -22,6 +22,8 @@ pub struct Sample {
     own: BTreeSet<u64>,
     /// Entries of other boots.
     others: BTreeSet<u64>,
+    /// The number of the first entry that the deployment says it keeps.
+    first: u64,
     fault: Option<String>,
 }
 
@@ -100,17 +102,29 @@ impl Record<'_> {
 
     /// Takes what came out of checking some entries.
     pub fn checked_sample(&mut self, sample: Sample) {
+        let first = sample.first;
         let step = match sample.judge() {
             Ok(says) => Step::pass(StepId::Entries, says).note(
                 "the others were not looked at, nor signatures of other boots; log.entries = \"all\" looks at each",
             ),
             Err(says) => Step::fail(StepId::Entries, says),
         };
+        let step = match first {
+            0 => step,
+            first => step.note(format!(
+                "the deployment says that it does not keep the entries before number {first} any more, so nobody can look at them"
+            )),
+        };
         self.steps.push(step);
     }
 }
 
 impl Sample {
+    /// Says that entries are only kept from number `first` on: of the others, only the hashes can be had.
+    pub fn kept_from(&mut self, first: u64) {
+        self.first = first;
+    }
+
     fn take(&mut self, seq: u64, proven: &Proven) -> Result<(), String> {
         match proven {
             Proven::Other => {
@@ -131,7 +145,7 @@ impl Sample {
     }
 
     fn judge(self) -> Result<String, String> {
-        let Self { boot, own, others, fault } = self;
+        let Self { boot, own, others, fault, .. } = self;
         if let Some(fault) = fault {
             return Err(fault);
         }
