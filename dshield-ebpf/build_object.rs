@@ -122,7 +122,8 @@ fn has_sources(rustc: &Path) -> bool {
         .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists())
 }
 
-fn cargo_home() -> Option<PathBuf> {
+/// Where cargo keeps what it downloads.
+pub fn cargo_home() -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     home.or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
 }

@@ -9,10 +9,14 @@ use sha2::{Digest, Sha256};
 
 use crate::compose::{AppCompose, Expectations, lint};
 use crate::event_log::{Identity, RuntimeReplayed, replay, replay_runtime_only};
-use crate::expect::{self, Expect};
+use crate::expect::{self, Expect, Starts};
+use crate::machine::{machine, same};
 use crate::quote::Registers;
 use crate::suggestion::Facts;
 use crate::verdict::{Step, StepId};
+
+/// What an agent extends RTMR3 with where there is no dstack, by name.
+const EVENTS: [&str; 3] = ["dshield-agent", "dshield-ebpf", "dshield-policy"];
 
 /// The steps about event log and compose file.
 pub(crate) fn steps(
@@ -24,11 +28,7 @@ pub(crate) fn steps(
 ) -> [Step; 2] {
     match evidence.provider {
         Provider::Dstack | Provider::Development => dstack(evidence, registers, expect, any, facts),
-        _ => {
-            let says =
-                "the machine was not started by dstack: all that runs on it is in the image that [[machine]] names";
-            [runtime_events(evidence, registers, expect), Step::skipped(StepId::Compose, says)]
-        }
+        _ => [runtime_events(evidence, registers, expect, any), image(registers, expect, any)],
     }
 }
 
@@ -131,16 +131,33 @@ fn compose(
     step
 }
 
+/// Whether all that runs is in the measured image. Who serves the evidence says by what way it was made, so that alone must
+/// not get around the compose file: only the expectation can say that there is none.
+fn image(registers: &Registers, expect: &Expect, any: bool) -> Step {
+    let found = machine(registers);
+    if expect.compose != expect::Compose::default() {
+        let says = "a compose file is expected ([compose] in expect.toml), and by the evidence dstack did not start the machine, so there is none to look at";
+        return Step::fail(StepId::Compose, says);
+    }
+    let known = expect.machines.iter().filter(|known| same(known, &found));
+    if known.clone().any(|known| known.starts == Starts::Dshield) {
+        let says = "the expected image starts D-Shield and nothing that could go around it (starts = \"dshield\" in expect.toml)";
+        return Step::pass(StepId::Compose, says);
+    }
+    let says = "no compose file came along, so what runs beside D-Shield, or in its place, is not known; where the image that [[machine]] \
+                names starts D-Shield and nothing else, say so there: starts = \"dshield\"";
+    if any { Step::skipped(StepId::Compose, says) } else { Step::not_checked(StepId::Compose, says) }
+}
+
 /// What an agent extended RTMR3 with by itself.
-fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect) -> Step {
-    let unused = registers.rtmr[3] == [0; 48];
+fn runtime_events(evidence: &Evidence, registers: &Registers, expect: &Expect, any: bool) -> Step {
     let Some(log) = &evidence.event_log else {
-        let says = if unused {
-            "nothing extended RTMR3: the kernel has no such interface. The report data alone binds the statement"
-        } else {
-            "something other than the agent extends RTMR3. The report data alone binds the statement"
-        };
-        return Step::skipped(StepId::EventLog, says);
+        if registers.rtmr[3] == [0; 48] {
+            let says = "nothing extended RTMR3: the report data alone binds the statement";
+            return Step::skipped(StepId::EventLog, says);
+        }
+        let says = "something extended RTMR3, and no event log says what: where dstack did, the evidence must come through its guest agent";
+        return if any { Step::skipped(StepId::EventLog, says) } else { Step::fail(StepId::EventLog, says) };
     };
     let replayed = match replay_runtime_only(log, &registers.rtmr) {
         Ok(replayed) => replayed,
@@ -161,6 +178,10 @@ fn measured(replayed: &RuntimeReplayed, evidence: &Evidence, expect: &Expect) ->
     let Ok(statement) = Statement::parse(&evidence.statement) else {
         return Err("there is no statement to compare RTMR3 with".to_owned());
     };
+    // dstack's own events would say so too: whoever hides them hides what was deployed.
+    if let Some(other) = replayed.measured.iter().find(|one| !EVENTS.contains(&one.name.as_str())) {
+        return Err(format!("something other than the agent extended RTMR3, with the event {:?}", other.name));
+    }
     let last = |name: &str| replayed.all(name).last().map(hex::encode).unwrap_or_default();
     for (name, stated) in [("dshield-agent", statement.agent.sha256.clone()), ("dshield-ebpf", ebpf(&statement))] {
         if last(name) != stated {

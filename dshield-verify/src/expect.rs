@@ -29,6 +29,8 @@ pub struct Expect {
     pub log: Log,
     /// SHA-256 (hex) of attestation keys of TPMs that are trusted.
     pub tpm_keys: Vec<String>,
+    /// A TPM's PCRs (SHA-256 bank) in hexadecimal, by number.
+    pub tpm_pcrs: BTreeMap<u8, String>,
 }
 
 /// Measurements of a virtual machine: SHA-384 in hexadecimal.
@@ -46,6 +48,20 @@ pub struct Machine {
     pub rtmr1: String,
     /// The kernel's command line and first file system.
     pub rtmr2: String,
+    /// What these measurements start.
+    #[serde(default)]
+    pub starts: Starts,
+}
+
+/// What a machine with known measurements starts: who has to say what runs there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Starts {
+    /// Whatever its compose file says (dstack, and any image for everybody): without that file nothing is known.
+    #[default]
+    Compose,
+    /// D-Shield, and nothing that could go around it: an image made for that, whose measurements cover all of it.
+    Dshield,
 }
 
 /// Which states of the platform's firmware are good enough.
@@ -237,9 +253,27 @@ impl Expect {
             all_sha256("functions", hashes)?;
         }
         all_sha256("tpm.ak_sha256", &tpm.ak_sha256)?;
+        let mut tpm_pcrs = BTreeMap::new();
+        for (number, value) in tpm.pcrs {
+            hexadecimal::<32>(&format!("tpm.pcrs.{number}"), &value, SHA256)?;
+            let wants = "numbers of PCRs, 0 to 23";
+            let wrong = || ExpectError::Value { field: "tpm.pcrs".to_owned(), value: number.clone(), wants };
+            let index = number.parse::<u8>().ok().filter(|index| *index < 24).ok_or_else(wrong)?;
+            tpm_pcrs.insert(index, value);
+        }
         let policy = policy.load(read)?;
         let log = log.load(read)?;
-        Ok(Self { machines: machine, tcb, compose, releases, policy, functions, log, tpm_keys: tpm.ak_sha256 })
+        Ok(Self {
+            machines: machine,
+            tcb,
+            compose,
+            releases,
+            policy,
+            functions,
+            log,
+            tpm_keys: tpm.ak_sha256,
+            tpm_pcrs,
+        })
     }
 
     /// Whether nothing is expected of what runs.
@@ -251,6 +285,7 @@ impl Expect {
             && self.policy == Policy::default()
             && self.functions.is_empty()
             && self.tpm_keys.is_empty()
+            && self.tpm_pcrs.is_empty()
     }
 }
 
@@ -366,6 +401,7 @@ impl LogFile {
 #[serde(deny_unknown_fields, default)]
 struct Tpm {
     ak_sha256: Vec<String>,
+    pcrs: BTreeMap<String, String>,
 }
 
 fn hexadecimal<const N: usize>(field: &str, value: &str, wants: &'static str) -> Result<(), ExpectError> {
@@ -413,7 +449,7 @@ mod tests {
              [[release]]\nmanifest = \"release.json\"\n\
              [policy]\nfile = \"folder/dshield.toml\"\nsha256 = [\"{sha256}\"]\n\
              [functions]\nf = [\"{sha256}\"]\n[log]\norigin = \"x\"\nentries = \"all\"\nwitnesses = \"witnesses\"\n\
-             [tpm]\nak_sha256 = [\"{sha256}\"]\n"
+             [tpm]\nak_sha256 = [\"{sha256}\"]\n[tpm.pcrs]\n7 = \"{sha256}\"\n"
         );
         let expect = parse(&text).unwrap();
         assert_eq!(expect.releases[0].seccomp, sha256);
@@ -422,6 +458,7 @@ mod tests {
         assert_eq!(expect.log.entries, Entries::All);
         assert!(expect.log.witnesses.is_some());
         assert_eq!(expect.tcb.grace_days, 30);
+        assert_eq!(expect.tpm_pcrs.get(&7), Some(&sha256));
     }
 
     #[test]
@@ -444,6 +481,7 @@ mod tests {
             ("[[release]]\nagent = \"\"", "release.agent is \"\""),
             ("[compose]\nimage_digest = \"latest\"", "an image's digest"),
             ("[log]\nwitnesses = \"folder/ca.pem\"", "log.witnesses"),
+            ("[tpm.pcrs]\n7 = \"0\"", "tpm.pcrs.7"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");

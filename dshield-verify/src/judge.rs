@@ -104,6 +104,13 @@ fn hardware(
     steps: &mut Vec<Step>,
     facts: &mut suggestion::Facts,
 ) -> bool {
+    let any = options.insecure_any_measurement;
+    if evidence.provider == Provider::Tpm {
+        facts.provider = Some(evidence.provider);
+        let (of_tpm, bound) = crate::tpm::steps::steps(evidence, expect, any, facts);
+        steps.extend(of_tpm);
+        return bound;
+    }
     let (step, verified) = machine::quote(evidence, &options.root, options.insecure_development, options.now);
     let genuine = step.result != StepResult::NotChecked;
     steps.push(step);
@@ -121,7 +128,6 @@ fn hardware(
         return false;
     };
     let registers = verified.registers();
-    let any = options.insecure_any_measurement;
     steps.push(machine::tcb(&verified, &expect.tcb, options.now));
     steps.push(machine::attributes(&registers));
     steps.push(machine::measurements(&registers, expect, any));

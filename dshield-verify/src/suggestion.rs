@@ -1,4 +1,6 @@
 //! What was seen, as an `expect.toml` that would accept it: for somebody to read, compare with what they know, and keep.
+use std::collections::BTreeMap;
+
 use dshield_common::attestation::{Provider, Statement};
 use toml::{Table, Value};
 
@@ -14,6 +16,7 @@ pub(crate) struct Facts {
     pub(crate) compose_sha256: Option<String>,
     pub(crate) image_digest: Option<String>,
     pub(crate) tpm_key: Option<String>,
+    pub(crate) tpm_pcrs: BTreeMap<u8, String>,
     pub(crate) statement: Option<Statement>,
 }
 
@@ -54,6 +57,10 @@ impl Facts {
         section("[compose]", table(compose));
         if let Some(key) = &self.tpm_key {
             section("[tpm]", table(vec![("ak_sha256", strings(key))]));
+            section(
+                "[tpm.pcrs]",
+                self.tpm_pcrs.iter().map(|(number, value)| (number.to_string(), string(value))).collect(),
+            );
         }
         if let Ok(release) = deployment::found(statement) {
             let name = release.name.unwrap_or_default();

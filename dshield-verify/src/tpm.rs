@@ -9,6 +9,7 @@
 //! machine's TPM can get such a quote over any data, so pin the PCRs of the boot too: they say which system it is that
 //! would have to let him.
 mod attest;
+pub(crate) mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 
 use dshield_common::attestation::{ReportData, TpmQuote};
 use dshield_common::canonical::Sha256Digest;
+use dshield_common::hex;
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey;
@@ -104,9 +106,9 @@ pub enum TpmFault {
 /// # Errors
 /// The first fault found.
 pub fn verify(quote: &TpmQuote, report_data: &ReportData) -> Result<TpmClaims, TpmFault> {
-    let spki = hex(&quote.ak_spki).ok_or(TpmFault::Hex("ak_spki"))?;
-    let attest = hex(&quote.attest).ok_or(TpmFault::Hex("attest"))?;
-    let signature = hex_array::<64>(&quote.signature).ok_or(TpmFault::Hex("signature"))?;
+    let spki = hex::decode(&quote.ak_spki).ok_or(TpmFault::Hex("ak_spki"))?;
+    let attest = hex::decode(&quote.attest).ok_or(TpmFault::Hex("attest"))?;
+    let signature = hex::decode_array::<64>(&quote.signature).ok_or(TpmFault::Hex("signature"))?;
     let key = VerifyingKey::from_public_key_der(&spki).map_err(|_| TpmFault::Key)?;
     let signature = Signature::from_slice(&signature).map_err(|_| TpmFault::Signature)?;
     key.verify(&attest, &signature).map_err(|_| TpmFault::Signature)?;
@@ -121,7 +123,7 @@ pub fn verify(quote: &TpmQuote, report_data: &ReportData) -> Result<TpmClaims, T
     let mut measured = quote
         .extended
         .iter()
-        .map(|each| hex_array(each).ok_or(TpmFault::Hex("extended")))
+        .map(|each| hex::decode_array(each).ok_or(TpmFault::Hex("extended")))
         .collect::<Result<Vec<[u8; 32]>, _>>()?;
     let explained = extended(&measured) == *value;
     if let Some(boots) = quote.boots
@@ -169,7 +171,7 @@ fn pcrs(quote: &TpmQuote, attest: &Attest<'_>) -> Result<BTreeMap<u8, [u8; 32]>,
     let mut digest = Sha256::new();
     let mut pcrs = BTreeMap::new();
     for (pcr, value) in &quote.pcrs {
-        let value = hex_array(value).ok_or(TpmFault::Hex("pcrs"))?;
+        let value = hex::decode_array(value).ok_or(TpmFault::Hex("pcrs"))?;
         digest.update(value);
         pcrs.insert(*pcr, value);
     }
@@ -177,21 +179,4 @@ fn pcrs(quote: &TpmQuote, attest: &Attest<'_>) -> Result<BTreeMap<u8, [u8; 32]>,
         return Err(TpmFault::PcrValues);
     }
     Ok(pcrs)
-}
-
-fn hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
-    if !odd.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
-}
-
-fn hex_array<const N: usize>(text: &str) -> Option<[u8; N]> {
-    hex(text)?.try_into().ok()
 }

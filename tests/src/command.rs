@@ -19,13 +19,30 @@ pub struct Left {
 #[must_use]
 pub fn dshield<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Left {
     let mut command = Command::new(binary());
-    command.args(arguments).env_remove("DSHIELD_URL").env_remove("DSHIELD_LOG").stdin(Stdio::null());
-    let output = command.output().expect("the binary runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Left { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    command.args(arguments).env_remove("DSHIELD_URL").env_remove("DSHIELD_LOG");
+    Left::of(command)
 }
 
 impl Left {
+    /// What a command leaves that is given no input. Panics when it cannot be started.
+    #[must_use]
+    pub fn of(mut command: Command) -> Self {
+        let output = command.stdin(Stdio::null()).output().expect("the binary runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+
+    /// That it ended with this code, having printed or said these words, however its lines are broken.
+    #[track_caller]
+    pub fn ended(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}{}", self.stdout, self.stderr);
+        let whole = format!("{} {}", self.stdout, self.stderr);
+        let whole = whole.split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in words {
+            assert!(whole.contains(word), "it does not say {word:?}: {}{}", self.stdout, self.stderr);
+        }
+    }
+
     /// Its standard output, when it succeeded and said nothing. Panics otherwise.
     #[must_use]
     #[track_caller]

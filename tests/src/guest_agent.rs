@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -29,6 +29,9 @@ use crate::tsm::{Maker, QuoteShape, quote};
 pub const APP_COMPOSE: &str =
     "{ \"manifest_version\": 2,\n  \"name\": \"fünction\", \"runner\": \"docker-compose\" }\n";
 
+/// The events of firmware and boot chain: register and payload. A digest is the register's number, 48 times.
+const BOOT: [(u8, &str); 3] = [(0, "095464785461626c65"), (1, "00ff"), (2, "636d646c696e65")];
+
 /// What is said instead of an answer.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -45,7 +48,7 @@ pub struct GuestAgent {
     state: Arc<Mutex<State>>,
     endpoint: String,
     _server: Background,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 struct State {
@@ -63,7 +66,15 @@ impl GuestAgent {
     pub fn start() -> Self {
         let folder = folder();
         let path = folder.path().join("dstack.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).expect("the folder is ours");
+        Self { _folder: Some(folder), ..Self::start_at(&path) }
+    }
+
+    /// On a unix socket at this path, in whose place there may be one that nobody listens at any more.
+    #[must_use]
+    pub fn start_at(path: &Path) -> Self {
+        // Mostly there is none.
+        let _ = std::fs::remove_file(path);
+        let listener = std::os::unix::net::UnixListener::bind(path).expect("the folder is ours");
         listener.set_nonblocking(true).expect("a socket can be made non-blocking");
         let state = state();
         let served = Arc::clone(&state);
@@ -73,7 +84,7 @@ impl GuestAgent {
                 tokio::spawn(connection(stream, Arc::clone(&served)));
             }
         });
-        Self { state, endpoint: path.to_string_lossy().into_owned(), _server: server, _folder: folder }
+        Self { state, endpoint: path.to_string_lossy().into_owned(), _server: server, _folder: None }
     }
 
     /// On a port of 127.0.0.1, as dstack's simulator may be.
@@ -90,7 +101,7 @@ impl GuestAgent {
                 tokio::spawn(connection(stream, Arc::clone(&served)));
             }
         });
-        Self { state, endpoint: format!("http://{address}"), _server: server, _folder: folder() }
+        Self { state, endpoint: format!("http://{address}"), _server: server, _folder: None }
     }
 
     /// Where it is, as `DSTACK_SIMULATOR_ENDPOINT` names it: its socket's path, or its URL.
@@ -140,6 +151,12 @@ impl GuestAgent {
     #[must_use]
     pub fn methods(&self) -> Vec<String> {
         self.asked().into_iter().map(|(method, _)| method).collect()
+    }
+
+    /// The value of RTMR0 to 2 in its quotes, if they are to be what the event log leads to.
+    #[must_use]
+    pub fn boot_registers(&self) -> [[u8; 48]; 3] {
+        BOOT.map(|(imr, _)| extend(&[0; 48], &[imr; 48]))
     }
 
     /// The value of RTMR3 in its quotes: what the event log leads to.
@@ -205,13 +222,13 @@ impl State {
         let boot = |imr, payload: &str| Event {
             imr,
             event_type: 0x8000_000b,
-            digest: format!("{imr:02x}").repeat(48),
+            digest: hex(&[imr; 48]),
             event: String::new(),
             event_payload: if self.with_digests { payload.to_owned() } else { String::new() },
             version: None,
             preimage: None,
         };
-        let mut events = vec![boot(0, "095464785461626c65"), boot(1, "00ff"), boot(2, "636d646c696e65")];
+        let mut events = BOOT.map(|(imr, payload)| boot(imr, payload)).to_vec();
         events.extend(self.runtime_events());
         if !self.with_digests {
             events.iter_mut().filter(|event| event.imr == 3).for_each(|event| event.digest.clear());

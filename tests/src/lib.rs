@@ -8,6 +8,8 @@
 //! * [`namespace`]: network namespaces to put them in.
 //! * [`world`], [`catalogue`]: a machine with a world outside, and what an attacker tries to get there.
 //! * [`tsm`], [`guest_agent`]: a kernel that makes TDX quotes, played by a file system, and dstack's guest agent.
+//! * [`tdx`]: what makes their quotes hold, under a root of its own.
+//! * [`verifier`]: somebody with `dshield-verify`; [`relay`]: somebody between them and the agent.
 //! * [`script`]: a function that runs the Python code in its event.
 //! * [`command`], [`shelf`]: one run of the command, and the stored log that it looks at.
 //! * [`client`], [`load`], [`port`], [`wait`], [`requires`]: HTTP, keep-alive load, ports, deadlines, skipping.
@@ -25,13 +27,16 @@ pub mod load;
 pub mod nameserver;
 pub mod namespace;
 pub mod port;
+pub mod relay;
 pub mod requires;
 pub mod scene;
 pub mod script;
 pub mod shelf;
 pub mod standin;
+pub mod tdx;
 pub mod tripwire;
 pub mod tsm;
+pub mod verifier;
 pub mod wait;
 pub mod world;
 

@@ -9,11 +9,12 @@ use dshield_common::log::entry::Event;
 use dshield_tests::agent::{Agent, Function, Launch, Leftovers, Project, StartError, binary, copy_executable};
 use dshield_tests::built;
 use dshield_tests::port;
-use dshield_tests::requires::{require_root, requires, requires_built};
+use dshield_tests::requires::{require_root, requires, requires_built, requires_that};
+use dshield_tests::tsm::Tsm;
 use serde_json::{Value, json};
 
 /// What is looked at, by the names that programs rely on.
-const CHECKS: [&str; 19] = [
+const CHECKS: [&str; 20] = [
     "root",
     "kernel",
     "cgroup2",
@@ -28,6 +29,7 @@ const CHECKS: [&str; 19] = [
     "locked_memory",
     "core_dumps",
     "tdx",
+    "attestation",
     "programs",
     "bpf_lsm",
     "network_namespace",
@@ -88,6 +90,7 @@ fn doctor(words: &[&str], arguments: &[&str], variables: &[(&str, &str)]) -> Exa
         .args(arguments)
         .env_remove("COLUMNS")
         .env_remove("DSHIELD_LOG")
+        .env_remove("DSTACK_SIMULATOR_ENDPOINT")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
@@ -139,7 +142,11 @@ fn programs_get_one_object_with_the_same_fields_everywhere() {
         return;
     }
     let report = doctor(&[&of(&binary())], &["--json"], &[]).json();
-    let keys = |value: &Value| value.as_object().map(|fields| fields.keys().cloned().collect::<Vec<_>>());
+    let keys = |value: &Value| {
+        let mut keys: Vec<_> = value.as_object()?.keys().cloned().collect();
+        keys.sort();
+        Some(keys)
+    };
     assert_eq!(keys(&report).expect("an object"), ["checks", "fit", "self_test", "version"]);
     let checks = report["checks"].as_array().expect("a list");
     let names: Vec<_> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
@@ -178,6 +185,41 @@ fn people_get_tables_that_fit_their_terminal() {
         let last = examined.stdout.lines().last().expect("a last line");
         assert!(last.starts_with(if examined.code == Some(0) { "fit: " } else { "UNFIT: " }), "{last}");
     }
+}
+
+/// Nothing depends on it: a machine that makes no quotes is fit.
+#[test]
+fn it_is_told_who_would_make_quotes_and_why_nobody_would() {
+    if !require_root() {
+        return;
+    }
+    let attestation = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let examined = doctor(&[&of(&binary())], &[&["--json"], arguments].concat(), variables);
+        assert_eq!(examined.left, Vec::<String>::new());
+        let report = examined.json();
+        let checks = report["checks"].as_array().expect("a list");
+        checks.iter().find(|check| check["name"] == "attestation").expect("the check").clone()
+    };
+    let named = attestation(&[], &[("DSTACK_SIMULATOR_ENDPOINT", "/tmp/x.sock")]);
+    let detail = "dstack's guest agent is at /tmp/x.sock, as DSTACK_SIMULATOR_ENDPOINT says";
+    assert_eq!((&named["status"], &named["detail"]), (&json!("ok"), &json!(detail)));
+    let on_dstack = ["/var/run/dstack.sock", "/var/run/dstack/dstack.sock"].iter().any(|path| Path::new(path).exists());
+    if !requires_that(!on_dstack, "this machine is dstack's, whose guest agent comes first") {
+        return;
+    }
+    let nobody = attestation(&["--tsm-report", "/nonexistent"], &[]);
+    let detail = nobody["detail"].as_str().unwrap_or_default();
+    assert_eq!(nobody["status"], "optional", "{detail}");
+    for words in ["nobody makes quotes over what runs here: no guest agent's socket", "no /nonexistent: no TDX machine"]
+    {
+        assert!(detail.contains(words), "{detail}");
+    }
+    assert!(nobody["fix"].as_str().is_some_and(|fix| fix.contains("mount /var/run/dstack.sock")), "{nobody}");
+    let Some(tsm) = Tsm::mount() else { return };
+    let report = of(&tsm.report());
+    let found = attestation(&["--tsm-report", &report], &[]);
+    assert_eq!((&found["status"], &found["detail"]), (&json!("ok"), &json!(format!("{report} makes TDX quotes"))));
+    assert!(tsm.reports().is_empty(), "what was tried is removed");
 }
 
 /// Each wall alone: the others may hold, but the doctor must see the gap.

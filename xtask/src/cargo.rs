@@ -17,7 +17,12 @@ pub const UNWALLED: [&str; 6] =
 
 /// A cargo command in the workspace's root.
 pub fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    that(Path::new(&env::var_os("CARGO").unwrap_or_else(|| "cargo".into())))
+}
+
+/// As [`cargo`], but that one.
+pub fn that(cargo: &Path) -> Command {
+    let mut command = Command::new(cargo);
     // What cargo set for us as a program it runs: build scripts that watch such a variable would run again.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy();
@@ -71,6 +76,16 @@ impl BuildScript {
     }
 }
 
+/// The major version of the LLVM that a rustc is built on.
+pub fn llvm_of(rustc: &Path) -> Result<u32, Error> {
+    let about = shell::read(Command::new(rustc).arg("-vV"))?;
+    parse_llvm(&about).ok_or_else(|| Error::Unfit(format!("{} does not name its LLVM", rustc.display())))
+}
+
+fn parse_llvm(about: &str) -> Option<u32> {
+    about.lines().find_map(|line| line.strip_prefix("LLVM version:"))?.trim().split('.').next()?.parse().ok()
+}
+
 /// The JSON string that follows `key`. A path with a quote or a backslash in it is not found; cargo's own
 /// target folders have none.
 pub fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
@@ -82,6 +97,12 @@ pub fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_compiler_names_its_llvm() {
+        assert_eq!(parse_llvm("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
+        assert_eq!(parse_llvm("gcc 12"), None);
+    }
 
     #[test]
     fn the_build_script_is_found_among_what_cargo_says() {

@@ -1,4 +1,4 @@
-//! The project's tasks: `cargo xtask setup|test|vm|demo|bench|walls|measure`.
+//! The project's tasks: `cargo xtask setup|test|vm|demo|bench|walls|measure|wasm`.
 //!
 //! A command line flows in; other programs are run, and their exit code flows out. Talk goes to stderr,
 //! results to stdout. No dependencies, so that it starts at once on a machine that has nothing yet.
@@ -15,6 +15,7 @@ mod setup;
 mod shell;
 mod test;
 mod vm;
+mod wasm;
 
 #[path = "../../dshield-ebpf/build_object.rs"]
 #[allow(dead_code, reason = "xtask only looks for the tools; the agent's build script is what builds with them")]
@@ -28,8 +29,8 @@ usage: cargo xtask <task>
   setup [--vm]     install what building and testing need and the machine lacks; asks nothing; with --vm also
                    what `vm` needs
   demo [--live]    build, then show one function whose egress is enforced, told as a story
-  test             everything CI runs: format, lints, build, tests, reproducible kernel objects,
-                   other kernels
+  test             everything CI runs: format, lints, build, tests, the verifier for browsers, reproducible
+                   kernel objects, other kernels
   vm [--kernel 6.1|6.12] [test]...
                    run the tests on Debian's kernels in emulated machines (test does this too, where it can);
                    a test is the name of a test file or part of a test's name
@@ -40,6 +41,7 @@ usage: cargo xtask <task>
   walls            attack an instance with each wall alone, in a guest, and write docs/explanation/walls.md
   reproduce        build the kernel objects in two more folders and compare (test does this too)
   measure [--json] SHA-256 of kernel objects, seccomp filters and agent
+  wasm             build the verifier for browsers: target/wasm/dshield_verify.wasm and what loads it
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage; demo and bench pass their program's code through.";
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         ["walls"] => vm::walls(),
         ["measure"] => measure::run(false).map(|()| 0),
         ["measure", "--json"] => measure::run(true).map(|()| 0),
+        ["wasm"] => wasm::run().map(|()| 0),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(0)

@@ -3,6 +3,7 @@
 use crate::{
     apt, build_object, cargo, clients,
     shell::{self, Error},
+    wasm,
 };
 use std::{
     env,
@@ -142,6 +143,7 @@ pub fn run() -> Result<(), Error> {
     let rustc = rustc()?;
     linker(&rustc)?;
     components()?;
+    say("wasm", &wasm::prepare());
     for (name, said) in clients::install()? {
         say(&format!("{name} clients"), &said);
     }
@@ -245,8 +247,7 @@ fn linker(rustc: &Path) -> Result<(), Error> {
             None => say("bpf-linker", &format!("{} does not run", path.display())),
         }
     }
-    let about = shell::read(Command::new(rustc).arg("-vV"))?;
-    let llvm = llvm_of(&about).ok_or_else(|| Error::Unfit(format!("{} does not name its LLVM", rustc.display())))?;
+    let llvm = cargo::llvm_of(rustc)?;
     let elsewhere = format!(
         "put bpf-linker {LINKER} or newer, built on LLVM {llvm} or newer, into PATH (its release page has binaries), \
          then run `cargo xtask setup` again"
@@ -314,10 +315,6 @@ fn in_path(program: &str) -> Option<String> {
     folders.map(|folder| folder.join(program)).find(|file| file.is_file()).map(|file| file.display().to_string())
 }
 
-fn llvm_of(about: &str) -> Option<u32> {
-    about.lines().find_map(|line| line.strip_prefix("LLVM version:"))?.trim().split('.').next()?.parse().ok()
-}
-
 fn at_least(version: &str, least: &str) -> bool {
     let numbers = |text: &str| -> Option<Vec<u32>> {
         text.trim().split(['-', '+']).next()?.split('.').map(|part| part.parse().ok()).collect()
@@ -336,11 +333,5 @@ mod tests {
         assert!(at_least("1.0.0-rc.1", LINKER));
         assert!(!at_least("0.9.15", LINKER));
         assert!(!at_least("unknown", LINKER));
-    }
-
-    #[test]
-    fn a_compiler_names_its_llvm() {
-        assert_eq!(llvm_of("rustc 1.96.0\nrelease: 1.96.0\nLLVM version: 22.1.8\n"), Some(22));
-        assert_eq!(llvm_of("gcc 12"), None);
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     cargo::{self, EVERYTHING, UNWALLED, cargo},
     reproduce, setup,
     shell::{self, Error},
-    vm,
+    vm, wasm,
 };
 use std::{
     fs,
@@ -24,7 +24,7 @@ pub fn run() -> Result<(), Error> {
     let target = cargo::target()?;
     let skips = target.join("skipped.txt");
     fs::write(&skips, "").map_err(Error::file(&skips))?;
-    let steps: [Step<'_>; 8] = [
+    let steps: [Step<'_>; 9] = [
         ("setup", &setup::run),
         ("format", &|| {
             within(2, &["fmt", "--all", "--check"], &skips)?;
@@ -40,6 +40,7 @@ pub fn run() -> Result<(), Error> {
             within(15, &[UNWALLED.as_slice(), &["--locked"]].concat(), &skips)
         }),
         ("tests", &|| within(25, &["test", "--workspace", "--locked"], &skips)),
+        ("verifier for browsers", &|| wasm::step(&skips)),
         ("quotes by a TPM", &|| tpm(&skips)),
         ("reproducible kernel objects", &reproduce::run),
         ("virtual machines", &|| vm::step(&skips)),

@@ -23,8 +23,6 @@ use crate::attest::rtmr::{self, Rtmr3};
 use crate::attest::{Asker, Attester, Measurements, Quoter, RatlsCertificate};
 use crate::log::Log;
 
-/// The log of what this agent extended RTMR3 with: for as long as the machine runs.
-const RTMR3_LOG: &str = "/run/dshield/rtmr3.log";
 /// How old the evidence in the certificate gets.
 const RENEWED: Duration = Duration::from_secs(3600);
 /// Between two tries, the first and the last time.
@@ -41,6 +39,9 @@ pub struct AttestationOptions {
     pub tsm: PathBuf,
     /// The kernel's folder of measurement registers.
     pub registers: PathBuf,
+    /// What says which events made RTMR3 what it is: one file for the machine, since it has one such register, and gone
+    /// when the machine boots.
+    pub rtmr3_log: PathBuf,
     /// How to reach a TPM (TCTI).
     pub tcti: String,
 }
@@ -53,6 +54,7 @@ impl AttestationOptions {
             choice,
             tsm: configfs_tsm::ROOT.into(),
             registers: rtmr::MEASUREMENTS.into(),
+            rtmr3_log: rtmr::LOG.into(),
             tcti: "device:/dev/tpmrm0".to_owned(),
         }
     }
@@ -114,7 +116,7 @@ fn extending(
     policy_sha256: &str,
 ) -> Box<dyn Quoter> {
     let extended = || {
-        let Some(mut rtmr3) = Rtmr3::open(&options.registers, Path::new(RTMR3_LOG))? else { return Ok(None) };
+        let Some(mut rtmr3) = Rtmr3::open(&options.registers, &options.rtmr3_log)? else { return Ok(None) };
         for event in rtmr::start_events(measured, policy_sha256)? {
             rtmr3.extend_if_new(&event)?;
         }

@@ -12,6 +12,7 @@
 //! ```
 //!
 //! An agent that was killed in between leaves a log that the register decides: it shows whether the last event was done.
+//! All agents of a machine keep one log, since they share the register, and lock it while they extend.
 //!
 //! * The register is zero: nothing extended it since the machine booted. What the log says is of an earlier boot.
 //! * It is what the log leads to: ours.
@@ -22,6 +23,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use dshield_common::attestation::event::{self, Event};
 use serde::{Deserialize, Serialize};
@@ -33,9 +36,16 @@ use dshield_common::hex;
 /// Where Linux has the registers.
 pub const MEASUREMENTS: &str = "/sys/devices/virtual/misc/tdx_guest/measurements";
 
+/// Where the log is: not in the folder of one agent, since all agents of a machine share its register and the register
+/// outlives them, but in one that is empty after a boot.
+pub const LOG: &str = "/run/dshield/rtmr3.log";
+
 const RTMR3: &str = "rtmr3:sha384";
 /// A boot has some events, each of some hundred bytes.
 const LONGEST_LOG: u64 = 1 << 20;
+/// For another agent's extension, which takes as long as two writes; and between two looks whether it is done.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
 
 type Register = [u8; 48];
 
@@ -44,8 +54,9 @@ type Register = [u8; 48];
 pub struct Rtmr3 {
     register: PathBuf,
     path: PathBuf,
-    /// Locked for as long as it is open.
     log: File,
+    patience: Duration,
+    /// What the log said when it was last read, and the value of the register then.
     events: Vec<Event>,
     value: Register,
     /// That the register left the log was said already.
@@ -81,8 +92,8 @@ pub enum RtmrError {
         /// The register.
         register: PathBuf,
     },
-    /// Another agent extends it.
-    #[error("another agent on this machine keeps {}", log.display())]
+    /// Another agent began to extend it and does not end.
+    #[error("another process holds {} and does not let go of it", log.display())]
     InUse {
         /// The log.
         log: PathBuf,
@@ -136,14 +147,9 @@ impl Rtmr3 {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(log).map_err(failed(log))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(RtmrError::InUse { log: log.to_owned() }),
-            Err(fs::TryLockError::Error(error)) => return Err(failed(log)(error)),
-        }
-        let (events, value) = (Vec::new(), [0; 48]);
-        let mut rtmr3 = Self { register, path: log.to_owned(), log: file, events, value, said: false };
-        rtmr3.settle()?;
+        let (path, patience, events, value) = (log.to_owned(), PATIENCE, Vec::new(), [0; 48]);
+        let mut rtmr3 = Self { register, path, log: file, patience, events, value, said: false };
+        rtmr3.locked(Self::settle)?;
         Ok(Some(rtmr3))
     }
 
@@ -158,16 +164,17 @@ impl Rtmr3 {
     /// # Errors
     /// It could not be extended; it is as before, unless the error is [`RtmrError::Foreign`].
     pub fn extend(&mut self, event: &Event) -> Result<(), RtmrError> {
-        let payload = hex::decode(&event.event_payload);
-        let payload = payload.ok_or_else(|| RtmrError::NotRuntime(event.event.clone()))?;
-        let digest = event::runtime_digest(&event.event, &payload);
-        if *event != Event::runtime(&event.event, &payload) {
-            return Err(RtmrError::NotRuntime(event.event.clone()));
-        }
-        self.settle()?;
+        let digest = digest_of(event)?;
+        self.locked(|this| {
+            this.settle()?;
+            this.extend_settled(event, &digest)
+        })
+    }
+
+    fn extend_settled(&mut self, event: &Event, digest: &Register) -> Result<(), RtmrError> {
         let before = self.events.len();
         self.append(&Line::Pending(event.clone()))?;
-        let written = self.write(&digest);
+        let written = self.write(digest);
         // What the register shows counts, whatever the kernel said of the write.
         self.settle()?;
         match written {
@@ -183,25 +190,63 @@ impl Rtmr3 {
     /// # Errors
     /// As there.
     pub fn extend_if_new(&mut self, event: &Event) -> Result<bool, RtmrError> {
-        self.settle()?;
-        let last = self.events.iter().rfind(|known| known.event == event.event);
-        if last == Some(event) {
-            return Ok(false);
-        }
-        self.extend(event).map(|()| true)
+        let digest = digest_of(event)?;
+        self.locked(|this| {
+            this.settle()?;
+            let last = this.events.iter().rfind(|known| known.event == event.event);
+            if last == Some(event) {
+                return Ok(false);
+            }
+            this.extend_settled(event, &digest).map(|()| true)
+        })
     }
 
     /// The events as evidence has them, for a quote in which the register has this value; `None` where they do not lead to
-    /// it, because somebody else extended it meanwhile.
+    /// it, because who extended it keeps no log here.
     pub(super) fn event_log_of(&mut self, quoted: &[u8]) -> Option<String> {
-        if quoted == self.value {
-            return serde_json::to_string(&self.events).ok();
+        let read = match self.events_of(quoted) {
+            Some(events) => return serde_json::to_string(events).ok(),
+            // Another agent may have extended it since.
+            None => self.locked(Self::settle),
+        };
+        if let Some(events) = self.events_of(quoted) {
+            return serde_json::to_string(events).ok();
         }
         if !self.said {
-            tracing::warn!("{}; quotes come without an event log", self.foreign());
+            let why = read.err().unwrap_or_else(|| self.foreign());
+            tracing::warn!("{why}; quotes come without an event log");
             self.said = true;
         }
         None
+    }
+
+    /// Those of the events that lead to this value: all, or fewer where there came more after the quote.
+    fn events_of(&self, value: &[u8]) -> Option<&[Event]> {
+        if value == self.value {
+            return Some(&self.events);
+        }
+        let mut led = [0; 48];
+        let at = self.events.iter().position(|event| {
+            led = replayed(led, event);
+            value == led
+        })?;
+        Some(&self.events[..=at])
+    }
+
+    /// Does `work` while no other agent reads or writes the log.
+    fn locked<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, RtmrError>) -> Result<T, RtmrError> {
+        let end = Instant::now() + self.patience;
+        loop {
+            match self.log.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(PAUSE),
+                Err(fs::TryLockError::WouldBlock) => return Err(RtmrError::InUse { log: self.path.clone() }),
+                Err(fs::TryLockError::Error(error)) => return Err(failed(&self.path)(error)),
+            }
+        }
+        let done = work(self);
+        let unlocked = self.log.unlock().map_err(failed(&self.path));
+        done.and_then(|done| unlocked.map(|()| done))
     }
 
     /// Reads register and log, and makes the log say what the register shows.
@@ -304,6 +349,16 @@ pub fn start_events(measurements: &Measurements, policy_sha256: &str) -> Result<
         Event::runtime("dshield-ebpf", &objects.finalize()),
         Event::runtime("dshield-policy", &hash(Some(policy_sha256), "the policy's hash")?),
     ])
+}
+
+/// What extends the register, if that is what the event says.
+fn digest_of(event: &Event) -> Result<Register, RtmrError> {
+    let none = || RtmrError::NotRuntime(event.event.clone());
+    let payload = hex::decode(&event.event_payload).ok_or_else(none)?;
+    if *event != Event::runtime(&event.event, &payload) {
+        return Err(none());
+    }
+    Ok(event::runtime_digest(&event.event, &payload))
 }
 
 fn replay(events: &[Event]) -> Register {

@@ -1,10 +1,12 @@
 //! `dshield doctor`: what the examination found, as tables or as one JSON object.
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use super::table::table;
+use crate::attest::configfs_tsm;
 use crate::doctor::{self, Check, Report, Status};
 use crate::kernel::KernelError;
 
@@ -17,12 +19,15 @@ pub(super) struct DoctorArgs {
     /// Names what is made for the moment: cgroup, pins and run-time folder.
     #[arg(long, value_name = "NAME", default_value = "dshield-doctor")]
     name: String,
+    /// Where the kernel makes quotes.
+    #[arg(long, value_name = "DIR", default_value = configfs_tsm::ROOT, hide = true)]
+    tsm_report: PathBuf,
 }
 
 /// Examines the machine. Exit code 0: fit, 1: unfit.
 pub(super) async fn run(args: DoctorArgs) -> ExitCode {
-    let DoctorArgs { json, name } = args;
-    let report = match doctor::examine(name).await {
+    let DoctorArgs { json, name, tsm_report } = args;
+    let report = match doctor::examine(name, tsm_report).await {
         Ok(report) => report,
         Err(error) => {
             eprintln!("dshield: {error}");

@@ -4,9 +4,10 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use dshield_common::attestation::{Evidence, Provider, Statement};
 use dshield_common::log::entry::{
-    Boot, Close, Connect, Dns, Entry, Event, Invoke, Lifecycle, Phase, PolicyInForce, Previous, Process, Refused,
-    Request,
+    Attestation, Boot, Close, Connect, Dns, Entry, Event, Invoke, Lifecycle, Phase, PolicyInForce, Previous, Process,
+    Refused, Request,
 };
 use http::{Method, Response};
 use http_body_util::BodyExt;
@@ -175,6 +176,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Refused(Refused { let_through: true, .. }) => "OBSERVED",
         Event::Refused(_) => "REFUSED",
         Event::Policy(_) => "policy",
+        Event::Attestation(_) => "attested",
         Event::Tamper { .. } => "TAMPER",
         Event::Lost { .. } => "LOST",
         _ => "?",
@@ -220,6 +222,7 @@ fn sentence(event: &Event, instance: &str) -> String {
             let functions: Vec<_> = functions.iter().map(with_code).collect();
             format!("in force: {} for {}", beginning(sha256), functions.join(", "))
         }
+        Event::Attestation(attestation) => attestation_sentence(attestation),
         Event::Tamper { what } => what.clone(),
         Event::Lost { count, source } => format!("{count} events could not be delivered one by one: {source}"),
         _ => "an event this version does not know; see --json".to_owned(),
@@ -239,6 +242,20 @@ fn boot_sentence(Boot { version, memory_only, previous, .. }: &Boot) -> String {
             format!("D-Shield {version} started after entry {seq}{crashed}{place}")
         }
         None => format!("D-Shield {version} started a new log{place}"),
+    }
+}
+
+/// What a quote is over; who checks it is told by the command that does.
+fn attestation_sentence(Attestation { provider, evidence }: &Attestation) -> String {
+    let worth = if provider == Provider::Development.as_str() { ", which proves nothing," } else { "" };
+    let statement = Evidence::parse(evidence).ok().and_then(|evidence| Statement::parse(&evidence.statement).ok());
+    match statement {
+        Some(Statement { agent, policy_sha256, .. }) => format!(
+            "a quote by {provider}{worth} over agent {}, policy {} and the keys of this boot",
+            beginning(&agent.sha256),
+            beginning(&policy_sha256)
+        ),
+        None => format!("a quote by {provider}{worth} in a form this version does not know; see --json"),
     }
 }
 
@@ -267,6 +284,8 @@ fn asked_by(process: Option<&Process>) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use dshield_common::attestation::{evidence, statement};
+
     use super::*;
 
     #[test]
@@ -290,6 +309,62 @@ mod tests {
         let line = r#"{"seq":7,"entry":{"seq":7,"time":"2026-01-02T03:04:05.678901Z","boot_id":"00","mode":"observe","kind":"refused","function":"f","layer":"connect","reason":"name_not_allowed","detail":"tcp b.example:443","rule":"default","let_through":true},"signature":""}"#;
         let expected = "03:04:05.678      7 observing OBSERVED f                tcp b.example:443: name_not_allowed, by default (connect), let through";
         assert_eq!(human(line), expected);
+    }
+
+    #[test]
+    fn a_quote_is_told_by_who_made_it_and_what_it_is_over() {
+        let statement = Statement {
+            kind: statement::TYPE.to_owned(),
+            nonce: None,
+            boot_id: String::new(),
+            agent: statement::Agent { version: "0.1.0".to_owned(), sha256: "a".repeat(64) },
+            ebpf: statement::Ebpf { objects: Vec::new(), programs: Vec::new() },
+            policy_sha256: "b".repeat(64),
+            functions: Vec::new(),
+            isolation: statement::Isolation {
+                netns: "sealed".to_owned(),
+                seccomp_sha256: String::new(),
+                landlock_abi: 0,
+                lsm_bpf: false,
+                cgroup_controllers: Vec::new(),
+            },
+            log: statement::Log {
+                origin: String::new(),
+                ecdsa_p256: String::new(),
+                ed25519: String::new(),
+                size: 2,
+                root: String::new(),
+            },
+            tls_spki_sha256: None,
+        };
+        let evidence = Evidence {
+            format: evidence::FORMAT.to_owned(),
+            provider: Provider::Dstack,
+            statement: statement.canonical(),
+            policy: String::new(),
+            quote: None,
+            collateral: None,
+            event_log: None,
+            vm_config: None,
+            app_compose: None,
+            tpm: None,
+        };
+        let line = |provider: &str, evidence: &str| {
+            human(
+                &serde_json::json!({ "entry": {
+                "seq": 2, "time": "2026-01-02T03:04:05.678901Z", "boot_id": "00",
+                "kind": "attestation", "provider": provider, "evidence": evidence,
+            } })
+                .to_string(),
+            )
+        };
+        let text = evidence.to_json();
+        let expected = "03:04:05.678      2 attested -                a quote by dstack over agent aaaaaaaaaaaaaaaa, \
+                        policy bbbbbbbbbbbbbbbb and the keys of this boot";
+        assert_eq!(line("dstack", &text), expected);
+        assert!(line("development", &text).contains("a quote by development, which proves nothing, over agent aaaa"));
+        let unknown = line("dstack", "{}");
+        assert!(unknown.ends_with("a quote by dstack in a form this version does not know; see --json"), "{unknown}");
     }
 
     #[test]

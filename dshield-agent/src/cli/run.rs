@@ -51,16 +51,20 @@ pub(super) struct AttestationArgs {
     /// Where the kernel has the measurement registers.
     #[arg(long, value_name = "DIR", default_value = rtmr::MEASUREMENTS, hide = true)]
     tsm_measurements: PathBuf,
+    /// Where it is kept what RTMR3 was extended with.
+    #[arg(long, value_name = "FILE", default_value = rtmr::LOG, hide = true)]
+    rtmr3_log: PathBuf,
 }
 
 impl AttestationArgs {
     /// What they ask for; `default` where they name no provider.
     pub(super) fn options(self, default: Choice) -> AttestationOptions {
-        let Self { attestation, tpm, tsm_report, tsm_measurements } = self;
+        let Self { attestation, tpm, tsm_report, tsm_measurements, rtmr3_log } = self;
         AttestationOptions {
             choice: attestation.unwrap_or(default),
             tsm: tsm_report,
             registers: tsm_measurements,
+            rtmr3_log,
             tcti: tpm,
         }
     }

@@ -2,10 +2,13 @@
 //!
 //! Nothing flows in but a name for what is made on the way; out come the [`Check`]s of what the kernel offers, and the
 //! verdicts of the self-test that every agent runs before it serves. What is made is taken away again.
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use crate::agent::{SelfTest, SelfTestError};
+use crate::attest::choose::{Detected, detect};
 use crate::kernel::{Kernel, KernelError, Limits, PROGRAMS, SealedNetns};
 use crate::sandbox::{Filter, Spawner};
 
@@ -56,24 +59,41 @@ impl Report {
 }
 
 /// Examines the machine. `name` is the agent's name under which the kernel side is set up meanwhile: the folders of
-/// the cgroup, the pins and the run-time state.
+/// the cgroup, the pins and the run-time state; `tsm` is where the kernel would make quotes.
 ///
 /// # Errors
 /// The name cannot be used, or an agent of that name is running: this says nothing about the machine.
-pub async fn examine(name: String) -> Result<Report, KernelError> {
+pub async fn examine(name: String, tsm: PathBuf) -> Result<Report, KernelError> {
     let mut checks = machine::checks();
     let runtime = tokio::runtime::Handle::current();
     let kernel_side = spawn_blocking(move || {
         // For the stream of refusals, which registers with the reactor.
         let _guard = runtime.enter();
-        kernel_side(&name)
+        let (more, self_test) = kernel_side(&name)?;
+        Ok::<_, KernelError>((attestation(&tsm), more, self_test))
     });
-    let (more, self_test) = match kernel_side.await {
+    let (attestation, more, self_test) = match kernel_side.await {
         Ok(examined) => examined?,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
+    checks.push(attestation);
     checks.extend(more);
     Ok(Report { checks, self_test })
+}
+
+/// Who would make quotes. Nothing depends on it but what a stranger can be shown.
+fn attestation(tsm: &Path) -> Check {
+    let Detected { quoter, reasons } = detect(tsm);
+    let name = "attestation";
+    match (quoter, reasons.last()) {
+        (Some(_), Some(found)) => Check { name, status: Status::Ok, detail: found.clone(), fix: None },
+        _ => Check {
+            name,
+            status: Status::Optional,
+            detail: format!("nobody makes quotes over what runs here: {}", reasons.join("; ")),
+            fix: Some("run it in a TDX guest; on dstack, mount /var/run/dstack.sock into its container"),
+        },
+    }
 }
 
 type Examined = (Vec<Check>, Result<SelfTest, String>);

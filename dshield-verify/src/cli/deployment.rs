@@ -94,13 +94,13 @@ impl Deployment {
     pub(super) async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, AskError> {
         #[derive(Deserialize)]
         struct Answer {
-            proof: Vec<String>,
+            hashes: Vec<String>,
         }
         let path = format!("/v1/log/consistency?old={old}&new={new}");
         let (text, _) = self.text(&path, MOST_TEXT).await?;
         let garbage = |why: String| AskError::Garbage { path: path.clone(), why };
-        let Answer { proof } = serde_json::from_str(&text).map_err(|error| garbage(error.to_string()))?;
-        proof.iter().map(|hash| hash.parse().map_err(|error| garbage(format!("{error}")))).collect()
+        let Answer { hashes } = serde_json::from_str(&text).map_err(|error| garbage(error.to_string()))?;
+        hashes.iter().map(|hash| hash.parse().map_err(|error| garbage(format!("{error}")))).collect()
     }
 
     /// Lines of entries from `from` on, at most `limit`, where one is named.

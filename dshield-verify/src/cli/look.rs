@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use dshield_common::attestation::{Evidence, Nonce, Statement};
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::{Checkpoint, Hash, Note};
+use http::StatusCode;
 
 use super::deployment::{AskError, Deployment};
 use super::memory::{Memory, MemoryError};
 use crate::expect::{Entries, Expect};
 use crate::judge::{Channel, Options, Presented, judge};
 use crate::record::{Record, Seen};
-use crate::verdict::{Step, Verdict};
+use crate::verdict::{Step, StepId, StepResult, Verdict};
 
 /// Entries at the end of the log that a sample looks at, and entries elsewhere.
 const LAST: u64 = 16;
@@ -88,7 +89,9 @@ impl Look {
                 then.extend(steps.clone());
             }
             found.verdict.extend(steps);
-            if let (Some(memory), Some(seen)) = (&self.memory, now_seen) {
+            // Of a deployment that failed, anybody may have made the log: remembered, it would make the real one look rewritten.
+            let failed = found.verdict.steps.iter().any(|step| step.result == StepResult::Fail);
+            if let (Some(memory), Some(seen), false) = (&self.memory, now_seen, failed) {
                 memory.keep(&self.subject, seen, self.options.now)?;
             }
         }
@@ -101,8 +104,18 @@ impl Look {
         let evidence = self.completed(evidence).await;
         let presented = Presented { evidence: &evidence, nonce: self.nonce, channel: Channel::File };
         let (mut found, statement) = self.judged(&presented);
-        if let (Some(statement), Some(log)) = (&statement, &self.log) {
-            let steps = self.record_in_file(statement, log)?;
+        if let Some(statement) = &statement {
+            let mut steps = match &self.log {
+                Some(log) => self.record_in_file(statement, log)?,
+                None => vec![Step::skipped(StepId::Entries, "nobody gave the log (--log), so nothing is known of it")],
+            };
+            let says = "only a deployment that is asked shows its log's head, so that it can be compared";
+            for id in [StepId::Checkpoint, StepId::History, StepId::Witnesses] {
+                if !steps.iter().any(|step| step.step == id) {
+                    steps.push(Step::skipped(id, says));
+                }
+            }
+            steps.sort_by_key(|step| step.step);
             if let Some(then) = &mut found.then {
                 then.extend(steps.clone());
             }
@@ -226,7 +239,13 @@ async fn ask(
             chosen.sort_unstable();
             chosen.dedup();
             for seq in chosen {
-                let line = deployment.entries(seq, Some(1)).await?;
+                let line = match deployment.entries(seq, Some(1)).await {
+                    Err(AskError::Refused { status: StatusCode::GONE, .. }) => {
+                        sample.gone();
+                        continue;
+                    }
+                    line => line?,
+                };
                 let receipt = deployment.receipt(seq).await?;
                 let proof = tie(record, deployment, &receipt).await?;
                 record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt, &proof);

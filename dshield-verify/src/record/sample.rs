@@ -23,6 +23,8 @@ pub struct Sample {
     /// Entries of other boots.
     others: BTreeSet<u64>,
     fault: Option<String>,
+    /// How many the deployment says to have removed.
+    gone: u64,
 }
 
 /// What a proven entry is.
@@ -100,17 +102,29 @@ impl Record<'_> {
 
     /// Takes what came out of checking some entries.
     pub fn checked_sample(&mut self, sample: Sample) {
+        let gone = sample.gone;
         let step = match sample.judge() {
             Ok(says) => Step::pass(StepId::Entries, says).note(
                 "the others were not looked at, nor signatures of other boots; log.entries = \"all\" looks at each",
             ),
             Err(says) => Step::fail(StepId::Entries, says),
         };
+        let step = match gone {
+            0 => step,
+            gone => step.note(format!(
+                "{gone} of the entries that were asked for are not kept any more (`dshield log prune`): only their hashes are in the tree"
+            )),
+        };
         self.steps.push(step);
     }
 }
 
 impl Sample {
+    /// Takes that an entry is not kept any more. It counts as not looked at.
+    pub fn gone(&mut self) {
+        self.gone += 1;
+    }
+
     fn take(&mut self, seq: u64, proven: &Proven) -> Result<(), String> {
         match proven {
             Proven::Other => {
@@ -131,7 +145,7 @@ impl Sample {
     }
 
     fn judge(self) -> Result<String, String> {
-        let Self { boot, own, others, fault } = self;
+        let Self { boot, own, others, fault, .. } = self;
         if let Some(fault) = fault {
             return Err(fault);
         }

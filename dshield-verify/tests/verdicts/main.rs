@@ -13,6 +13,8 @@ use dshield_verify::{Channel, Outcome};
 
 use self::scene::{NOW, Scene, app_compose, fails_only, policy};
 
+mod details;
+mod provider;
 mod scene;
 
 #[test]
@@ -124,6 +126,16 @@ fn a_machine_in_debug_mode() {
     let mut scene = Scene::new();
     scene.report.td_attributes = SEPT_VE_DISABLE | DEBUG;
     fails_only(&scene.judge(), StepId::Attributes, 10, "debug mode: the host can read");
+}
+
+/// The library looks at these together with debug mode, which is a step of its own here.
+#[test]
+fn a_machine_that_is_profiled() {
+    for bit in 4..7 {
+        let mut scene = Scene::new();
+        scene.report.td_attributes = SEPT_VE_DISABLE | 1 << bit;
+        fails_only(&scene.judge(), StepId::Attributes, 10, "being profiled");
+    }
 }
 
 #[test]

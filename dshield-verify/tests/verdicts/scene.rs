@@ -129,7 +129,13 @@ impl Scene {
             seccomp: "4".repeat(64),
         };
         Expect {
-            machines: vec![expect::Machine { name: None, mrtd: hex::encode(&quote.mrtd), rtmr0, rtmr1, rtmr2 }],
+            machines: vec![expect::Machine {
+                mrtd: hex::encode(&quote.mrtd),
+                rtmr0,
+                rtmr1,
+                rtmr2,
+                ..expect::Machine::default()
+            }],
             compose: expect::Compose {
                 sha256: vec![sha256_hex(self.app_compose.as_bytes())],
                 image_digest: Some(format!("sha256:{}", digest())),

@@ -152,6 +152,7 @@ pub fn in_words(entry: &Entry) -> String {
         ),
         Event::Close(c) => format!("close     {} bytes out, {} bytes in", c.bytes_from_function, c.bytes_to_function),
         Event::Refused(r) => format!("refused   {} {}: {} [{}]", r.layer, r.reason, r.detail, r.rule),
+        Event::Attestation(attestation) => format!("attested  by {}", attestation.provider),
         Event::Tamper { what } => format!("tamper    {what}"),
         Event::Lost { count, source } => format!("lost      {count} from {source}"),
         _ => "something newer than this program".into(),

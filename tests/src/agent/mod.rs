@@ -49,6 +49,12 @@ pub struct Launch {
     /// `--tls`, or what the command does without it. Off unless a test is about TLS: the others write their requests
     /// themselves.
     pub tls: Option<bool>,
+    /// `--attestation`, or what the command does without it.
+    pub attestation: Option<&'static str>,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+    /// Environment variables, beside those of this process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for Launch {
@@ -67,6 +73,9 @@ impl Default for Launch {
             binary: None,
             wrapper: Vec::new(),
             tls: Some(false),
+            attestation: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -114,8 +123,13 @@ impl Agent {
         if let Some(tls) = launch.tls {
             arguments.extend(["--tls".into(), if tls { "on" } else { "off" }.into()]);
         }
+        if let Some(provider) = launch.attestation {
+            arguments.extend(["--attestation".into(), provider.into()]);
+        }
+        arguments.extend(launch.arguments.iter().cloned());
         let binary = launch.binary.clone().unwrap_or_else(process::binary);
-        let started = Process::start(&launch.wrapper, &binary, &arguments, project.folder());
+        let line: Vec<String> = [launch.wrapper.clone(), vec![path(&binary)], arguments].concat();
+        let started = Process::start(&line, &launch.environment, project.folder());
         let (process, ready) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -186,6 +200,13 @@ impl Agent {
     #[must_use]
     pub fn stderr(&self) -> String {
         self.process.stderr()
+    }
+
+    /// Waits until it has said this on stderr: that is written by a thread of its own. Panics when it does not come.
+    #[track_caller]
+    pub fn says(&self, words: &str) {
+        let said = wait::within(wait::PATIENCE, || self.stderr().contains(words).then_some(()));
+        assert!(said.is_some(), "it never said {words:?}: {}", self.stderr());
     }
 
     /// Invokes a function with this event. Panics when there is no answer.

@@ -52,21 +52,21 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Runs `dshield` with these arguments and waits for the first line on its stdout.
+    /// Runs this command line and waits for the first line on its stdout.
     pub(super) fn start(
-        wrapper: &[String],
-        binary: &Path,
-        arguments: &[String],
+        line: &[String],
+        environment: &[(&'static str, String)],
         folder: &Path,
     ) -> Result<(Self, String), StartError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let output = |stream: &str| folder.join(format!("agent-{number}.{stream}"));
         let (stdout, stderr) = (output("stdout"), output("stderr"));
-        let binary = binary.to_string_lossy().into_owned();
-        let line: Vec<&String> = wrapper.iter().chain([&binary]).chain(arguments).collect();
-        let mut child = Command::new(line[0])
+        let mut child = Command::new(&line[0])
             .args(&line[1..])
+            // Whoever runs the tests may have a guest agent of their own.
+            .env_remove("DSTACK_SIMULATOR_ENDPOINT")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&stderr).expect("the project's folder is ours"))

@@ -50,6 +50,8 @@ pub struct Tsm {
     // Before the folder that it is mounted on.
     _session: fuser::BackgroundSession,
     folder: TempDir,
+    /// What stands for `/run`.
+    run: TempDir,
 }
 
 /// What the file system is about.
@@ -87,9 +89,10 @@ impl Tsm {
             created: 0,
             reports: BTreeMap::new(),
         }));
+        let run = tempfile::Builder::new().prefix("dshield-run-").tempdir().expect("a temporary folder");
         let config = fuse::config();
         match fuser::spawn_mount(fuse::Files::new(Arc::clone(&state)), folder.path(), &config) {
-            Ok(session) => Some(Self { state, _session: session, folder }),
+            Ok(session) => Some(Self { state, _session: session, folder, run }),
             Err(error) => {
                 let _ = requires_that(false, &format!("no FUSE file system can be mounted here: {error}"));
                 None
@@ -107,6 +110,23 @@ impl Tsm {
     #[must_use]
     pub fn measurements(&self) -> PathBuf {
         self.folder.path().join(fuse::MEASUREMENTS)
+    }
+
+    /// Where agents of this machine keep what they extended RTMR3 with.
+    #[must_use]
+    pub fn rtmr3_log(&self) -> PathBuf {
+        self.run.path().join("rtmr3.log")
+    }
+
+    /// What makes an agent take it for its kernel.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let places = [
+            ("--tsm-report", self.report()),
+            ("--tsm-measurements", self.measurements()),
+            ("--rtmr3-log", self.rtmr3_log()),
+        ];
+        places.into_iter().flat_map(|(name, path)| [name.into(), path.to_string_lossy().into_owned()]).collect()
     }
 
     /// Quotes are made by `maker` from now on.

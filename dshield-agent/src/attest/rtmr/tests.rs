@@ -201,13 +201,52 @@ fn an_extension_whose_end_was_not_seen_is_found_by_the_next_one() {
     assert_eq!(scene.tsm.rtmr3(), replay(rtmr3.events()));
 }
 
+/// Two agents on one machine: the second had no log to show, and whoever checked its quotes refused them.
 #[test]
-fn two_agents_do_not_share_a_log() {
+fn the_agents_of_a_machine_share_its_register_and_its_log() {
     let Some(scene) = Scene::new() else { return };
+    let (mut first, mut second) = (scene.open().unwrap(), scene.open().unwrap());
+    assert!(first.extend_if_new(&event("agent")).unwrap());
+    let early = scene.tsm.rtmr3();
+    assert!(!second.extend_if_new(&event("agent")).unwrap(), "the other one has said so");
+    assert!(second.extend_if_new(&event("policy")).unwrap());
+    let late = scene.tsm.rtmr3();
+    let (one, both) = (vec![event("agent")], vec![event("agent"), event("policy")]);
+    for rtmr3 in [&mut first, &mut second] {
+        for (value, events) in [(late, &both), (early, &one), (late, &both)] {
+            let log = rtmr3.event_log_of(&value).unwrap();
+            assert_eq!(&serde_json::from_str::<Vec<Event>>(&log).unwrap(), events);
+        }
+        assert_eq!(rtmr3.event_log_of(&[7; 48]), None);
+    }
+    assert!(first.extend_if_new(&event("more")).unwrap());
+    assert_eq!(scene.tsm.rtmr3(), replay(first.events()));
+}
+
+#[test]
+fn extensions_of_agents_that_start_at_the_same_time_are_all_in_one_log() {
+    let Some(scene) = Scene::new() else { return };
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let scene = &scene;
+            scope.spawn(move || scene.open().unwrap().extend(&event(&format!("agent {number}"))).unwrap());
+        }
+    });
     let rtmr3 = scene.open().unwrap();
-    assert!(matches!(scene.open(), Err(RtmrError::InUse { .. })));
-    drop(rtmr3);
-    assert!(scene.open().is_ok());
+    assert_eq!((rtmr3.events().len(), replay(rtmr3.events())), (8, scene.tsm.rtmr3()));
+}
+
+#[test]
+fn a_log_that_somebody_holds_is_not_waited_for_without_end() {
+    let Some(scene) = Scene::new() else { return };
+    let mut rtmr3 = scene.open().unwrap();
+    let held = File::open(scene.log()).unwrap();
+    held.lock().unwrap();
+    rtmr3.patience = Duration::from_millis(50);
+    assert!(matches!(rtmr3.extend(&event("first")), Err(RtmrError::InUse { .. })));
+    assert_eq!(scene.tsm.rtmr3(), [0; 48]);
+    drop(held);
+    rtmr3.extend(&event("first")).unwrap();
 }
 
 #[test]
