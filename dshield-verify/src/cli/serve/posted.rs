@@ -14,8 +14,9 @@ use serde_json::value::RawValue;
 
 use super::Service;
 use super::answer::{self, Answer};
+use crate::cli::look::{Found, Look};
 use crate::expect::Expect;
-use crate::judge::{Channel, Options, Presented, judge};
+use crate::judge::Options;
 use crate::quote::Root;
 use crate::time;
 
@@ -94,13 +95,22 @@ fn judged(body: &Bytes, now: u64) -> Answer {
             None => return bad("malformed_at", "at is no moment: write it like 2026-11-28T06:40:00Z".to_owned()),
         },
     };
-    let presented = Presented { evidence: posted.evidence.get(), nonce: posted.nonce, channel: Channel::File };
-    let judged = |now| {
-        let options = Options { now, root: Root::Intel, insecure_development: false, insecure_any_measurement: false };
-        judge(&presented, &expect, &options).verdict
+    let look = Look {
+        subject: String::new(),
+        expect,
+        options: Options { now, root: Root::Intel, insecure_development: false, insecure_any_measurement: false },
+        at,
+        nonce: posted.nonce,
+        log: None,
+        memory: None,
+        pccs: None,
     };
-    match at {
-        None => answer::json(StatusCode::OK, &judged(now)),
-        Some(at) => answer::json(StatusCode::OK, &json!({ "now": judged(now), "at": judged(at) })),
+    match look.in_hand(posted.evidence.get().to_owned()) {
+        Ok(Found { verdict, then: None, .. }) => answer::json(StatusCode::OK, &verdict),
+        Ok(Found { verdict, then: Some(then), .. }) => {
+            answer::json(StatusCode::OK, &json!({ "now": verdict, "at": then }))
+        }
+        // There is no log to read.
+        Err(error) => answer::error(StatusCode::INTERNAL_SERVER_ERROR, "broken", &error.to_string()),
     }
 }

@@ -6,14 +6,14 @@ use super::*;
 /// The page once its scripts have run for `milliseconds` of its own time, and what the browser said meanwhile; nothing
 /// where there is no Chromium.
 async fn opened(url: String, milliseconds: u64) -> Option<(String, String)> {
-    let chromium = "/usr/bin/chromium";
-    if !std::path::Path::new(chromium).exists() {
-        crate::test_vectors::skipped("chromium is not installed");
+    let programs = ["/usr/bin/chromium", "/usr/bin/google-chrome"];
+    let Some(program) = programs.into_iter().find(|program| std::path::Path::new(program).exists()) else {
+        crate::test_vectors::skipped("neither chromium nor google-chrome is in /usr/bin");
         return None;
-    }
+    };
     let output = tokio::task::spawn_blocking(move || {
         let profile = tempfile::tempdir().unwrap();
-        let mut command = Command::new(chromium);
+        let mut command = Command::new(program);
         command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]);
         command.args(["--no-first-run", "--enable-logging=stderr", "--dump-dom"]);
         command.arg(format!("--user-data-dir={}", profile.path().display()));
