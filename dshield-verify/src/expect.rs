@@ -330,8 +330,9 @@ impl ReleaseFile {
         if let Some(manifest) = manifest {
             let why = |why: String| ExpectError::File { field: "release.manifest", name: manifest.clone(), why };
             let bytes = read(&manifest).map_err(why)?;
-            given = serde_json::from_slice::<BTreeMap<String, String>>(&bytes)
-                .map_err(|error| why(format!("{error}; give what `dshield measure --json` prints")))?;
+            given = serde_json::from_slice::<BTreeMap<String, String>>(&bytes).map_err(|error| {
+                why(format!("{error}; give what `dshield measure --json` prints, without --config"))
+            })?;
         }
         let mut take = |field: &str, inline: Option<String>| {
             let value = inline.or_else(|| given.remove(field)).unwrap_or_default();

@@ -4,12 +4,14 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dshield_tests::agent::{Agent, Egress, Function, Launch, Project};
 use dshield_tests::command::{Left, dshield};
 use dshield_tests::port;
 use dshield_tests::requires::require_root;
 use dshield_tests::verifier::Verifier;
+use dshield_tests::wait;
 use serde_json::{Value, json};
 
 const ORIGIN: &str = "log.example.com/test";
@@ -52,15 +54,12 @@ impl Deployment {
             ..Launch::default()
         };
         let agent = Agent::launch(&self.project, launch).unwrap_or_else(|error| panic!("{error}"));
-        let boot = agent
-            .log()
-            .lines
-            .iter()
-            .rfind(|line| line.canonical.contains("\"kind\":\"boot\""))
-            .map(|line| line.entry.seq);
-        agent.log_with("the evidence of this boot", |log| {
-            let own = log.lines.iter().filter(|line| Some(line.entry.seq) >= boot);
-            own.filter(|line| line.canonical.contains("\"kind\":\"attestation\"")).count() == 1
+        // The last entry of a start: from then on nothing is written by itself.
+        wait::until("the evidence of this boot", || {
+            let checkpoint = agent.get("/v1/log/checkpoint").text();
+            let size: u64 = checkpoint.lines().nth(1)?.parse().ok()?;
+            let last = agent.get(&format!("/v1/log/entries?from={}&limit=1", size - 1)).text();
+            last.contains("\"kind\":\"attestation\"").then_some(())
         });
         agent
     }
@@ -99,6 +98,12 @@ impl Deployment {
         kept["seen"]["size"].as_u64().expect("a number")
     }
 
+    /// A look at the head of the log alone: quick, and enough to compare it with what was seen.
+    fn glance(&self, arguments: &[&str]) -> Left {
+        self.look(&[&["--entries", "none"], arguments].concat())
+    }
+
+    /// A look at some entries, unless it is told otherwise.
     fn look(&self, arguments: &[&str]) -> Left {
         let url = self.url();
         let all = [&url, "--offline", "--insecure-development", "--insecure-any-measurement"];
@@ -118,8 +123,8 @@ fn copy(from: &Path, to: &Path) {
 fn a_log_that_was_put_back_is_noticed_and_one_that_grew_through_its_boots_is_not() {
     let Some(deployment) = Deployment::new(true, "") else { return };
     let mut agent = deployment.start();
-    deployment.look(&[]).ended(0, &["this is the first time that this verifier sees the log"]);
-    deployment.look(&[]).ended(0, &["the log contains the 3 entries that this verifier saw before"]);
+    deployment.glance(&[]).ended(0, &["this is the first time that this verifier sees the log"]);
+    deployment.glance(&[]).ended(0, &["the log contains the 3 entries that this verifier saw before"]);
     assert_eq!(agent.stop(), Some(0));
     let early = deployment.copy("early");
 
@@ -149,17 +154,17 @@ fn a_log_that_was_put_back_is_noticed_and_one_that_grew_through_its_boots_is_not
     // It grows beyond what was seen: another history of the same length.
     deployment.grow(&agent, 10);
     let rewritten = "the log does not contain the";
-    deployment.look(&[]).ended(13, &["NOT VERIFIED (history:", rewritten, "it was rewritten"]);
+    deployment.glance(&[]).ended(13, &["NOT VERIFIED (history:", rewritten, "it was rewritten"]);
     // Neither of these looks changed what is remembered.
-    deployment.look(&[]).ended(13, &[rewritten]);
+    deployment.glance(&[]).ended(13, &[rewritten]);
     // Somebody who never looked has nothing to compare with.
     let stranger = Verifier::new();
     let url = deployment.url();
     let all = [&url, "--offline", "--insecure-development", "--insecure-any-measurement"];
     stranger.run(all).ended(0, &["this is the first time", "only this verifier's memory tells of a rollback"]);
     // Told to begin anew, this one goes on with what is there.
-    deployment.look(&["--forget"]).ended(0, &["this is the first time"]);
-    deployment.look(&[]).ended(0, &["that this verifier saw before"]);
+    deployment.glance(&["--forget"]).ended(0, &["this is the first time"]);
+    deployment.glance(&[]).ended(0, &["that this verifier saw before"]);
     assert_eq!(agent.stop(), Some(0));
 }
 
@@ -169,16 +174,16 @@ fn another_log_in_the_place_of_the_one_that_was_seen_is_noticed_also_under_its_n
         let Some(deployment) = Deployment::new(false, log) else { return };
         let mut agent = deployment.start();
         deployment.grow(&agent, 3);
-        deployment.look(&[]).ended(0, &["this is the first time"]);
+        deployment.glance(&[]).ended(0, &["this is the first time"]);
         assert_eq!(agent.stop(), Some(0));
         deployment.remove_log();
         let mut agent = deployment.start();
-        deployment.look(&[]).ended(13, &["NOT VERIFIED (history: the log", says]);
+        deployment.glance(&[]).ended(13, &["NOT VERIFIED (history: the log", says]);
         deployment.grow(&agent, 4);
         let longer = if log.is_empty() { "it was exchanged" } else { "it was rewritten" };
-        deployment.look(&[]).ended(13, &[longer]);
-        deployment.look(&["--forget"]).ended(0, &["this is the first time"]);
-        deployment.look(&[]).ended(0, &["that this verifier saw before"]);
+        deployment.glance(&[]).ended(13, &[longer]);
+        deployment.glance(&["--forget"]).ended(0, &["this is the first time"]);
+        deployment.glance(&[]).ended(0, &["that this verifier saw before"]);
         assert_eq!(agent.stop(), Some(0));
     }
 }
@@ -188,13 +193,13 @@ fn a_fork_is_noticed_by_who_saw_the_other_branch() {
     let Some(deployment) = Deployment::new(true, "") else { return };
     let mut agent = deployment.start();
     deployment.grow(&agent, 1);
-    deployment.look(&[]).ended(0, &["this is the first time"]);
+    deployment.glance(&[]).ended(0, &["this is the first time"]);
     assert_eq!(agent.stop(), Some(0));
     let branch = deployment.copy("branch");
 
     let mut one = deployment.start();
     deployment.grow(&one, 2);
-    deployment.look(&[]).ended(0, &["that this verifier saw before"]);
+    deployment.glance(&[]).ended(0, &["that this verifier saw before"]);
     assert_eq!(one.stop(), Some(0));
     let mut two = deployment.start_from(&branch);
     deployment.grow(&two, 5);
@@ -209,7 +214,7 @@ fn a_fork_is_noticed_by_who_saw_the_other_branch() {
     assert_eq!(two.stop(), Some(0));
     // Back on the first branch, the first verifier finds what it saw, and the second does not.
     let mut one = deployment.start();
-    deployment.look(&[]).ended(0, &["that this verifier saw before"]);
+    deployment.glance(&[]).ended(0, &["that this verifier saw before"]);
     other.run(all).ended(13, &["NOT VERIFIED (history:"]);
     assert_eq!(one.stop(), Some(0));
 }
@@ -223,7 +228,7 @@ fn an_exported_log_is_judged_with_saved_evidence_and_each_damage_to_it_is_found(
     let mut agent = deployment.start();
     deployment.grow(&agent, 2);
     let evidence = deployment.verifier.file("evidence.json");
-    deployment.look(&["--save", &evidence]).ended(0, &["VERIFIED"]);
+    deployment.glance(&["--save", &evidence]).ended(0, &["VERIFIED"]);
     deployment.grow(&agent, 1);
     assert_eq!(agent.stop(), Some(0));
     let folder = deployment.verifier.file("exported");
@@ -290,5 +295,54 @@ fn what_is_remembered_is_a_file_that_can_be_elsewhere_and_damage_to_it_is_no_fir
     fs::remove_dir_all(&state).expect("it is there");
     fs::write(&state, "a file").expect("it is ours");
     deployment.look(&remember).ended(1, &["elsewhere", "name another folder with --state"]);
+    assert_eq!(agent.stop(), Some(0));
+}
+
+/// Receipts are of newer heads than the one that was accepted first, or of older ones.
+#[test]
+fn a_log_that_grows_while_it_is_looked_at_is_verified() {
+    let Some(deployment) = Deployment::new(true, "") else { return };
+    let mut agent = deployment.start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let _ = agent.call("native", &json!({"do": "sleep", "ms": 20}));
+            }
+        });
+        let mut before = 0;
+        for arguments in [["--entries", "sample"], ["--entries", "all"]].iter().cycle().take(3) {
+            let told = deployment.look(arguments);
+            if told.code != Some(0) {
+                // Or the scope would wait for them without end.
+                stop.store(true, Ordering::Relaxed);
+            }
+            told.ended(0, &["VERIFIED"]);
+            let now = deployment.remembered();
+            assert!(now > before, "{now} entries after {before}");
+            before = now;
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(agent.stop(), Some(0));
+}
+
+/// It could not be judged at all, however little of it was removed.
+#[test]
+fn a_log_that_was_shortened_is_verified_by_what_is_kept_and_the_verdict_says_so() {
+    let Some(deployment) = Deployment::new(true, "") else { return };
+    let mut agent = deployment.start();
+    deployment.grow(&agent, 150);
+    deployment.glance(&[]).ended(0, &["this is the first time"]);
+    assert_eq!(agent.stop(), Some(0));
+    let state = deployment.project.state().to_string_lossy().into_owned();
+    let removed = dshield(["log", "prune", "--before", "256", "--state", &state]).printed();
+    assert!(removed.contains("removed entries 0 to 255"), "{removed}");
+    let mut agent = deployment.start();
+    deployment
+        .look(&[])
+        .ended(0, &["that this verifier saw before", "does not keep the entries before number 256 any more"]);
+    let told = deployment.look(&["--entries", "all"]);
+    told.ended(20, &["needed: entries", "the entries before number 256 are not kept any more", "`--entries sample`"]);
     assert_eq!(agent.stop(), Some(0));
 }

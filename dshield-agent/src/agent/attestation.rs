@@ -1,7 +1,7 @@
 //! Which device makes this agent's quotes, and what is done with evidence beside giving it to who asks.
 //!
 //! In: what the command line says, and what this machine has. Out: a [`Quoter`]; and from a task of its own the certificate
-//! of the API with evidence inside, and one `attestation` entry in the log of each boot, beside the boot's keys.
+//! of the API with evidence inside, and `attestation` entries in the log of each boot, beside the boot's keys.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use dshield_common::log::MAX_ENTRY;
 use dshield_common::log::entry::{Attestation, Event, Record};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::StartError;
 use crate::api::Deployed;
@@ -183,9 +183,12 @@ async fn keep(
     mut deployment: watch::Receiver<Arc<Deployed>>,
 ) {
     let mut pause = PAUSES.0;
-    let mut logged = false;
+    // Whether it is in the log, and with collateral: with that, it can be judged for its own time.
+    let mut logged: Option<bool> = None;
+    let mut collateral = attester.collateral();
     loop {
         deployment.borrow_and_update();
+        collateral.borrow_and_update();
         let evidence = match attester.evidence(Asker::Shared, None).await {
             Ok(evidence) => evidence,
             Err(error) => {
@@ -196,9 +199,10 @@ async fn keep(
             }
         };
         pause = PAUSES.0;
-        if !logged {
+        let complete = evidence.collateral.is_some();
+        if logged.is_none_or(|before| complete && !before) {
             match log.append(Record::agent(Event::Attestation(entry(&evidence)))).await {
-                Ok(_) => logged = true,
+                Ok(_) => logged = Some(complete),
                 Err(error) => tracing::error!("the evidence of this boot is not in the log: {error}"),
             }
         }
@@ -209,9 +213,11 @@ async fn keep(
                 tracing::warn!("{error}");
             }
         }
-        // Another deployment is another statement.
-        if let Ok(Err(_)) = timeout(RENEWED, deployment.changed()).await {
-            return;
+        // Another deployment is another statement, and with collateral it is worth more.
+        tokio::select! {
+            changed = deployment.changed() => if changed.is_err() { return },
+            changed = collateral.changed() => if changed.is_err() { return },
+            () = sleep(RENEWED) => {}
         }
     }
 }

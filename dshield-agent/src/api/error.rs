@@ -77,6 +77,9 @@ impl IntoResponse for ApiError {
         if let Self::InvalidParameter { parameter, .. } = &self {
             error["parameter"] = json!(parameter);
         }
+        if let Self::Pruned(LogError::Pruned { first }) = &self {
+            error["first"] = json!(first);
+        }
         let body = json!({ "error": error }).to_string();
         (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
     }

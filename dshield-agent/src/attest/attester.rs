@@ -200,6 +200,12 @@ impl Attester {
         self.shared.collateral.send_replace(Some(Arc::new(collateral)));
     }
 
+    /// What Intel says about this platform, as far as it is known, and whenever that changes.
+    #[must_use]
+    pub fn collateral(&self) -> watch::Receiver<Option<Arc<Collateral>>> {
+        self.shared.collateral.subscribe()
+    }
+
     async fn ask(&self, asker: Asker, nonce: Option<Nonce>) -> Result<Made, AttestError> {
         if self.shared.provider.is_none() {
             return Err(AttestError::NoProvider(self.shared.reason.clone()));

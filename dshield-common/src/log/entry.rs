@@ -101,7 +101,7 @@ pub enum Event {
     Refused(Refused),
     /// The policy in force, at start and at every change.
     Policy(PolicyInForce),
-    /// What the hardware vouches for: once in each boot whose machine makes quotes.
+    /// What the hardware vouches for: in each boot whose machine makes quotes, and once more when there is collateral to it.
     Attestation(Attestation),
     /// The enforcement was found changed.
     Tamper {

@@ -48,6 +48,14 @@ pub enum AskError {
         /// What it says.
         message: String,
     },
+    /// Its keeper removed what was asked for.
+    #[error(
+        "the entries before number {first} are not kept any more, so not each can be looked at; `--entries sample` looks at those that are kept"
+    )]
+    Pruned {
+        /// The number of the first entry that is kept.
+        first: u64,
+    },
     /// Its answer is something else.
     #[error("the answer to {path} is not understood: {why}")]
     Garbage {
@@ -109,6 +117,15 @@ impl Deployment {
         Ok(self.text(&format!("/v1/log/entries?from={from}{limit}"), MOST_PAGE).await?.0)
     }
 
+    /// The number of the first entry that is kept, or that the deployment says is.
+    pub(super) async fn first(&self) -> Result<u64, AskError> {
+        match self.entries(0, Some(1)).await {
+            Ok(_) => Ok(0),
+            Err(AskError::Pruned { first }) => Ok(first),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Lines of boot entries from `from` on.
     pub(super) async fn boots(&self, from: u64) -> Result<String, AskError> {
         Ok(self.text(&format!("/v1/log/entries?kind=boot&from={from}"), MOST_PAGE).await?.0)
@@ -127,6 +144,9 @@ impl Deployment {
             let garbage = |why: &str| AskError::Garbage { path: path.to_owned(), why: why.to_owned() };
             let body = body.ok_or_else(|| garbage(&format!("it is longer than {most} bytes")))?;
             let text = String::from_utf8(body.to_vec()).map_err(|_| garbage("it is not UTF-8 text"))?;
+            if let Some(first) = pruned(status, &text) {
+                return Err(AskError::Pruned { first });
+            }
             if status != StatusCode::OK {
                 return Err(AskError::Refused { path: path.to_owned(), status, message: message(&text) });
             }
@@ -137,6 +157,12 @@ impl Deployment {
             Err(_) => Err(AskError::Slow { path: path.to_owned() }),
         }
     }
+}
+
+/// The first entry that is kept, where the answer says that the one asked for is not.
+fn pruned(status: StatusCode, text: &str) -> Option<u64> {
+    let value: serde_json::Value = serde_json::from_str(text).ok().filter(|_| status == StatusCode::GONE)?;
+    value.pointer("/error/first")?.as_u64()
 }
 
 /// What an error answer says, as far as anybody wants to read.

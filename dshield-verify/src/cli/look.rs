@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use dshield_common::attestation::{Evidence, Nonce, Statement};
 use dshield_common::log::line::SignedEntry;
 use dshield_common::tlog::{Checkpoint, Hash, Note};
-use http::StatusCode;
 
 use super::deployment::{AskError, Deployment};
 use super::memory::{Memory, MemoryError};
@@ -238,19 +237,15 @@ async fn ask(
         }
         Entries::Sample => {
             let mut sample = record.sample();
-            let mut chosen = chosen(size);
+            let first = deployment.first().await?.min(size);
+            sample.kept_from(first);
+            let mut chosen = chosen(first, size);
             // The boot that made the statement: its entry lists the keys that were quoted.
-            chosen.extend(boot_entry(deployment, &statement.boot_id).await?);
+            chosen.extend(boot_entry(deployment, &statement.boot_id, first).await?);
             chosen.sort_unstable();
             chosen.dedup();
             for seq in chosen {
-                let line = match deployment.entries(seq, Some(1)).await {
-                    Err(AskError::Refused { status: StatusCode::GONE, .. }) => {
-                        sample.gone();
-                        continue;
-                    }
-                    line => line?,
-                };
+                let line = deployment.entries(seq, Some(1)).await?;
                 let receipt = deployment.receipt(seq).await?;
                 let proof = tie(record, deployment, &receipt).await?;
                 record.check_one(&mut sample, seq, line.lines().next().unwrap_or_default(), &receipt, &proof);
@@ -278,25 +273,25 @@ fn size_of(note: &str) -> u64 {
     note.and_then(|note| Checkpoint::from_note(&note).ok()).map_or(0, |checkpoint| checkpoint.size())
 }
 
-/// Numbers to look at among `size` entries: the last ones, and some that nobody could know beforehand.
-fn chosen(size: u64) -> Vec<u64> {
-    let mut chosen: Vec<u64> = (size.saturating_sub(LAST)..size).collect();
+/// Numbers to look at among the entries from `first` to `size`: the last ones, and some that nobody could know beforehand.
+fn chosen(first: u64, size: u64) -> Vec<u64> {
+    let mut chosen: Vec<u64> = (size.saturating_sub(LAST).max(first)..size).collect();
     let mut bytes = [0; 8 * ELSEWHERE as usize];
     // Without randomness the last entries have to do.
-    if size > 0 && ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_ok() {
+    if size > first && ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_ok() {
         let numbers = bytes.chunks_exact(8).filter_map(|chunk| chunk.try_into().ok().map(u64::from_le_bytes));
-        chosen.extend(numbers.map(|number| number % size));
+        chosen.extend(numbers.map(|number| first + number % (size - first)));
     }
     chosen
 }
 
-/// Where the deployment says that the entry of the boot `id` is.
-async fn boot_entry(deployment: &Deployment, id: &str) -> Result<Option<u64>, AskError> {
+/// Where the deployment says that the entry of the boot `id` is, among those from `first` on.
+async fn boot_entry(deployment: &Deployment, id: &str, first: u64) -> Result<Option<u64>, AskError> {
     #[derive(serde::Deserialize)]
     struct Head {
         boot_id: String,
     }
-    let mut from = 0;
+    let mut from = first;
     loop {
         let page = deployment.boots(from).await?;
         let mut last = None;

@@ -110,7 +110,9 @@ pub async fn run(mut args: VerifyArgs) -> ExitCode {
     let look = match prepared(args, subject.clone()) {
         Ok(look) => look,
         Err(error) => {
-            eprintln!("dshield-verify: {}", crate::client::printable(&error));
+            for line in format!("dshield-verify: {error}").lines() {
+                eprintln!("{}", crate::client::printable(line));
+            }
             return ExitCode::from(2);
         }
     };
@@ -155,6 +157,9 @@ pub async fn run(mut args: VerifyArgs) -> ExitCode {
 /// The arguments, once they make sense.
 fn prepared(args: VerifyArgs, subject: String) -> Result<Look, String> {
     let url = crate::client::is_url(&subject);
+    if !url && !Path::new(&subject).exists() && subject.contains([':', '.']) {
+        return Err(format!("{subject} is no file here; write a deployment with its scheme: https://{subject}"));
+    }
     if url && (args.nonce.is_some() || args.log.is_some()) {
         return Err(
             "--nonce and --log are for evidence in a file: a deployment is asked with a new nonce, and for its log"

@@ -140,7 +140,8 @@ fn destinations(rows: &[Destination]) -> String {
             .filter(|part| !part.is_empty())
             .collect::<Vec<_>>()
             .join("; ");
-        let _ = writeln!(text, "    {first:<who$}  ->  {second:<to$}  {}", printable(&bounds));
+        let row = format!("    {first:<who$}  ->  {second:<to$}  {}", printable(&bounds));
+        let _ = writeln!(text, "{}", row.trim_end());
     }
     text
 }

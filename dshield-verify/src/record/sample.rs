@@ -22,9 +22,9 @@ pub struct Sample {
     own: BTreeSet<u64>,
     /// Entries of other boots.
     others: BTreeSet<u64>,
+    /// The number of the first entry that the deployment says it keeps.
+    first: u64,
     fault: Option<String>,
-    /// How many the deployment says to have removed.
-    gone: u64,
 }
 
 /// What a proven entry is.
@@ -102,17 +102,17 @@ impl Record<'_> {
 
     /// Takes what came out of checking some entries.
     pub fn checked_sample(&mut self, sample: Sample) {
-        let gone = sample.gone;
+        let first = sample.first;
         let step = match sample.judge() {
             Ok(says) => Step::pass(StepId::Entries, says).note(
                 "the others were not looked at, nor signatures of other boots; log.entries = \"all\" looks at each",
             ),
             Err(says) => Step::fail(StepId::Entries, says),
         };
-        let step = match gone {
+        let step = match first {
             0 => step,
-            gone => step.note(format!(
-                "{gone} of the entries that were asked for are not kept any more (`dshield log prune`): only their hashes are in the tree"
+            first => step.note(format!(
+                "the deployment says that it does not keep the entries before number {first} any more, so nobody can look at them"
             )),
         };
         self.steps.push(step);
@@ -120,9 +120,9 @@ impl Record<'_> {
 }
 
 impl Sample {
-    /// Takes that an entry is not kept any more. It counts as not looked at.
-    pub fn gone(&mut self) {
-        self.gone += 1;
+    /// Says that entries are only kept from number `first` on: of the others, only the hashes can be had.
+    pub fn kept_from(&mut self, first: u64) {
+        self.first = first;
     }
 
     fn take(&mut self, seq: u64, proven: &Proven) -> Result<(), String> {

@@ -37,8 +37,8 @@ pub struct Scene {
     pub history: Vec<Hash>,
     pub lines: Vec<String>,
     pub shown: Vec<Shown>,
-    /// How many entries were removed that were asked for.
-    pub gone: u64,
+    /// The first entry that is kept.
+    pub first: u64,
     pub witnessed: String,
     pub witnessed_proof: Vec<Hash>,
 }
@@ -68,7 +68,7 @@ impl Scene {
             history: log.consistency(SEEN, SIZE),
             lines: log.lines(SIZE),
             shown: [1, BOOT, 7, SIZE - 1].map(|seq| shown(&log, seq, SIZE)).to_vec(),
-            gone: 0,
+            first: 0,
             witnessed: cosigned(log.note(WITNESSED), &[1, 2]).to_string(),
             witnessed_proof: log.consistency(WITNESSED, SIZE),
             log,
@@ -96,7 +96,7 @@ impl Scene {
                     for Shown { seq, line, receipt, proof } in &self.shown {
                         record.check_one(&mut sample, *seq, line, receipt, proof);
                     }
-                    (0..self.gone).for_each(|_| sample.gone());
+                    sample.kept_from(self.first);
                     record.checked_sample(sample);
                 }
                 Entries::None => record.entries_skipped("nobody wanted to"),

@@ -122,7 +122,9 @@ pub(super) async fn run(args: ServeArgs) -> ExitCode {
     match serve(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("dshield-verify: {}", printable(&error.to_string()));
+            for line in format!("dshield-verify: {error}").lines() {
+                eprintln!("{}", printable(line));
+            }
             ExitCode::from(if matches!(error, ServeError::Config(_)) { 2 } else { 1 })
         }
     }
