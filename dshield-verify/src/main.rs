@@ -15,7 +15,12 @@ struct Cli {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli::run(cli.args)),
+        Ok(runtime) => {
+            let code = runtime.block_on(cli::run(cli.args));
+            // A name that is still being looked up, which nothing can interrupt, is not waited for.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => {
             eprintln!("dshield-verify: cannot start the runtime: {error}");
             ExitCode::FAILURE

@@ -10,7 +10,12 @@ pub(crate) fn read(name: &str) -> Option<Vec<u8>> {
     if let Ok(bytes) = std::fs::read(&path) {
         return Some(bytes);
     }
-    let why_not = format!("no {name} in DSHIELD_VECTORS nor ../shared/vectors");
+    skipped(&format!("no {name} in DSHIELD_VECTORS nor ../shared/vectors"));
+    None
+}
+
+/// Says that the test that runs is skipped, and why: on stderr, and in the file that `DSHIELD_SKIP_FILE` names.
+pub(crate) fn skipped(why_not: &str) {
     eprintln!("skipped: {why_not}");
     if let Some(path) = std::env::var_os("DSHIELD_SKIP_FILE") {
         let thread = std::thread::current();
@@ -20,5 +25,4 @@ pub(crate) fn read(name: &str) -> Option<Vec<u8>> {
         let kept = file.and_then(|mut file| file.write_all(line.as_bytes()));
         kept.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
-    None
 }

@@ -20,6 +20,21 @@ pub enum Question {
     Log,
 }
 
+impl Question {
+    /// All of them, in the order in which they are answered.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::Policy, Self::Log];
+
+    /// The question.
+    #[must_use]
+    pub fn asks(self) -> &'static str {
+        match self {
+            Self::Machine => "is it a genuine machine that runs D-Shield, and nothing that could go around it?",
+            Self::Policy => "where can data go?",
+            Self::Log => "is the record of where it went whole?",
+        }
+    }
+}
+
 /// A step of the verification, in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

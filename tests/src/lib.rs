@@ -10,6 +10,7 @@
 //! * [`tsm`], [`guest_agent`]: a kernel that makes TDX quotes, played by a file system, and dstack's guest agent.
 //! * [`tdx`]: what makes their quotes hold, under a root of its own.
 //! * [`verifier`]: somebody with `dshield-verify`; [`relay`]: somebody between them and the agent.
+//! * [`service`], [`browser`]: `dshield-verify serve`, and Chromium to read its pages with.
 //! * [`script`]: a function that runs the Python code in its event.
 //! * [`command`], [`shelf`]: one run of the command, and the stored log that it looks at.
 //! * [`client`], [`load`], [`port`], [`wait`], [`requires`]: HTTP, keep-alive load, ports, deadlines, skipping.
@@ -19,6 +20,7 @@
 
 pub mod agent;
 mod background;
+pub mod browser;
 pub mod catalogue;
 pub mod client;
 pub mod command;
@@ -31,6 +33,7 @@ pub mod relay;
 pub mod requires;
 pub mod scene;
 pub mod script;
+pub mod service;
 pub mod shelf;
 pub mod standin;
 pub mod tdx;

@@ -134,11 +134,22 @@ const FOR_TPM: [Need; 3] = [
     Need { name: "swtpm", what_for: "is the TPM of the tests", packages: &["swtpm"], found: || in_path("swtpm") },
 ];
 
+/// What the pages of `dshield-verify serve` are read with in the tests: 124 MB to fetch, 412 MB installed. As above, the
+/// tests that need it are skipped without.
+const FOR_PAGES: [Need; 1] = [Need {
+    name: "browser",
+    what_for: "reads pages in the tests",
+    packages: &["chromium"],
+    found: || there("/usr/bin/chromium").or_else(|| there("/usr/bin/google-chrome")),
+}];
+
 /// Runs the task.
 pub fn run() -> Result<(), Error> {
     install(&NEEDS)?;
-    if let Err(error) = install(&FOR_TPM) {
-        say("tpm", &format!("not installed, so what needs it is skipped: {error}"));
+    for (name, needs) in [("tpm", FOR_TPM.as_slice()), ("browser", &FOR_PAGES)] {
+        if let Err(error) = install(needs) {
+            say(name, &format!("not installed, so what needs it is skipped: {error}"));
+        }
     }
     let rustc = rustc()?;
     linker(&rustc)?;

@@ -45,6 +45,10 @@ pub(super) struct Found {
     pub(super) then: Option<Verdict>,
     /// The evidence, as it was judged.
     pub(super) evidence: String,
+    /// What it was asked for with.
+    pub(super) nonce: Option<Nonce>,
+    /// The log's head as the deployment showed it; none where the log was not asked for.
+    pub(super) checkpoint: Option<String>,
 }
 
 /// Why nothing could be judged.
@@ -79,7 +83,7 @@ impl Look {
         let presented = Presented { evidence: &evidence, nonce: Some(nonce), channel };
         let (mut found, statement) = self.judged(&presented);
         if let Some(statement) = &statement {
-            let (steps, now_seen) = self.record(&deployment, statement, seen.as_ref()).await;
+            let (steps, now_seen) = self.record(&deployment, statement, seen.as_ref(), &mut found.checkpoint).await;
             if let Some(then) = &mut found.then {
                 then.extend(steps.clone());
             }
@@ -97,6 +101,11 @@ impl Look {
         let path = PathBuf::from(&self.subject);
         let evidence = fs::read_to_string(&path).map_err(|source| LookError::File { path, source })?;
         let evidence = self.completed(evidence).await;
+        self.in_hand(evidence)
+    }
+
+    /// The verdict on evidence that came over no connection. Asks nobody.
+    pub(super) fn in_hand(&self, evidence: String) -> Result<Found, LookError> {
         let presented = Presented { evidence: &evidence, nonce: self.nonce, channel: Channel::File };
         let (mut found, statement) = self.judged(&presented);
         if let Some(statement) = &statement {
@@ -124,7 +133,9 @@ impl Look {
         let then = self.at.map(|at| judge(presented, &self.expect, &Options { now: at, ..self.options.clone() }));
         let statement = judged.statement.or_else(|| then.as_ref().and_then(|then| then.statement.clone()));
         let then = then.map(|then| then.verdict);
-        (Found { verdict: judged.verdict, then, evidence: String::new() }, statement)
+        let found =
+            Found { verdict: judged.verdict, then, evidence: String::new(), nonce: presented.nonce, checkpoint: None };
+        (found, statement)
     }
 
     /// With collateral, where there was none and somebody can be asked for it.
@@ -150,12 +161,13 @@ impl Look {
         deployment: &Deployment,
         statement: &Statement,
         seen: Option<&Seen>,
+        checkpoint: &mut Option<String>,
     ) -> (Vec<Step>, Option<Seen>) {
         let mut record = match Record::new(statement, &self.expect.log) {
             Ok(record) => record,
             Err(step) => return (vec![step], None),
         };
-        if let Err(error) = ask(&mut record, deployment, statement, seen).await {
+        if let Err(error) = ask(&mut record, deployment, statement, seen, checkpoint).await {
             record.unreachable(&format!("the log could not be looked at: {error}"));
             return (record.into_steps(), None);
         }
@@ -187,12 +199,13 @@ async fn ask(
     deployment: &Deployment,
     statement: &Statement,
     seen: Option<&Seen>,
+    checkpoint: &mut Option<String>,
 ) -> Result<(), AskError> {
-    let note = deployment.checkpoint().await?;
-    let size = size_of(&note);
+    let note = &*checkpoint.insert(deployment.checkpoint().await?);
+    let size = size_of(note);
     let attested = record.attested_size();
     let proof = if attested < size { deployment.consistency(attested, size).await? } else { Vec::new() };
-    if !record.checkpoint(&note, &proof) {
+    if !record.checkpoint(note, &proof) {
         return Ok(());
     }
     let known = seen.filter(|seen| seen.origin == statement.log.origin && seen.size < size && seen.size > 0);

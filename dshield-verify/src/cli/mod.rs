@@ -2,6 +2,7 @@
 //!
 //! * `look`: what is asked in which order; `deployment`: who is asked; `memory`: what was seen of it before
 //! * `print`: the verdict for a person
+//! * `serve`: the same verdicts over HTTP, for whoever asks
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ mod deployment;
 mod look;
 mod memory;
 mod print;
+mod serve;
 
 /// Where collateral is fetched that evidence lacks, unless told otherwise.
 const DEFAULT_PCCS: &str = "https://pccs.phala.network";
@@ -33,15 +35,18 @@ release or measurement than expected, 12 the log does not hold, 13 stale, replay
 Examples:
   dshield-verify https://HOST:8080 > seen.txt          what is there, and an expect.toml to start with
   dshield-verify https://HOST:8080 --expect expect.toml
-  dshield-verify evidence.json --offline --at 2026-11-28T06:40:00Z --expect expect.toml";
+  dshield-verify evidence.json --offline --at 2026-11-28T06:40:00Z --expect expect.toml
+  dshield-verify serve --deployments deployments.toml  verdicts, badges and pages for others";
 
 /// What to verify, and how.
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct VerifyArgs {
+    #[command(subcommand)]
+    command: Option<VerifyCommand>,
     /// A deployment (https://HOST:PORT), or a file with what its /v1/attestation answered.
-    #[arg(value_name = "URL|FILE")]
-    subject: String,
+    #[arg(value_name = "URL|FILE", required = true)]
+    subject: Option<String>,
     /// What is expected (docs/reference/expect-toml.md); without it nothing can be verified, only shown.
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
@@ -87,11 +92,22 @@ pub struct VerifyArgs {
     insecure_any_measurement: bool,
 }
 
+/// What can be asked for instead of one verdict.
+#[derive(Debug, clap::Subcommand)]
+enum VerifyCommand {
+    /// Serve verdicts, badges and pages about configured deployments over HTTP.
+    Serve(serve::ServeArgs),
+}
+
 /// Verifies.
-pub async fn run(args: VerifyArgs) -> ExitCode {
-    let (json, save, save_expect) = (args.json, args.save.clone(), args.save_expect.clone());
-    let subject = args.subject.clone();
-    let look = match prepared(args) {
+pub async fn run(mut args: VerifyArgs) -> ExitCode {
+    if let Some(VerifyCommand::Serve(args)) = args.command {
+        return serve::run(args).await;
+    }
+    let (json, save, save_expect) = (args.json, args.save.take(), args.save_expect.take());
+    // Without a subcommand clap has asked for it.
+    let subject = args.subject.clone().unwrap_or_default();
+    let look = match prepared(args, subject.clone()) {
         Ok(look) => look,
         Err(error) => {
             for line in format!("dshield-verify: {error}").lines() {
@@ -139,10 +155,9 @@ pub async fn run(args: VerifyArgs) -> ExitCode {
 }
 
 /// The arguments, once they make sense.
-fn prepared(args: VerifyArgs) -> Result<Look, String> {
-    let url = crate::client::is_url(&args.subject);
-    if !url && !Path::new(&args.subject).exists() && args.subject.contains([':', '.']) {
-        let subject = &args.subject;
+fn prepared(args: VerifyArgs, subject: String) -> Result<Look, String> {
+    let url = crate::client::is_url(&subject);
+    if !url && !Path::new(&subject).exists() && subject.contains([':', '.']) {
         return Err(format!("{subject} is no file here; write a deployment with its scheme: https://{subject}"));
     }
     if url && (args.nonce.is_some() || args.log.is_some()) {
@@ -166,21 +181,20 @@ fn prepared(args: VerifyArgs) -> Result<Look, String> {
     let memory = if url {
         let memory = Memory::new(args.state).map_err(|error| error.to_string())?;
         if args.forget {
-            memory.forget(&args.subject).map_err(|error| error.to_string())?;
+            memory.forget(&subject).map_err(|error| error.to_string())?;
         }
         Some(memory)
     } else {
         None
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let options = Options {
-        now,
+        now: now(),
         root: Root::Intel,
         insecure_development: args.insecure_development,
         insecure_any_measurement: args.insecure_any_measurement,
     };
     Ok(Look {
-        subject: args.subject,
+        subject,
         expect,
         options,
         at: at.transpose()?,
@@ -189,6 +203,11 @@ fn prepared(args: VerifyArgs) -> Result<Look, String> {
         memory,
         pccs: (!args.offline).then_some(args.pccs),
     })
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Reads an `expect.toml`, and the files that it names, which lie beside it.

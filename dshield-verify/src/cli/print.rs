@@ -13,19 +13,17 @@ const INDENT: usize = 24;
 /// The whole verdict on `subject`.
 pub(super) fn verdict(subject: &str, verdict: &Verdict) -> String {
     let mut text = format!("{}\n", printable(subject));
-    for (question, asks) in [
-        (
-            Question::Machine,
-            "MACHINE: is it a genuine machine that runs D-Shield, and nothing that could go around it?",
-        ),
-        (Question::Policy, "POLICY: where can data go?"),
-        (Question::Log, "LOG: is the record of where it went whole?"),
-    ] {
+    for question in Question::ALL {
         let steps: Vec<&Step> = verdict.about(question).collect();
         if steps.is_empty() {
             continue;
         }
-        let _ = writeln!(text, "\n{asks}");
+        let name = match question {
+            Question::Machine => "MACHINE",
+            Question::Policy => "POLICY",
+            Question::Log => "LOG",
+        };
+        let _ = writeln!(text, "\n{name}: {}", question.asks());
         for step in steps {
             text.push_str(&row(step));
         }

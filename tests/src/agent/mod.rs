@@ -24,7 +24,7 @@ pub use project::{Code, Egress, Function, Project};
 
 use crate::client::{self, Answer};
 use crate::wait;
-use process::Process;
+pub(crate) use process::Process;
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(180);

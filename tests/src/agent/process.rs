@@ -44,7 +44,7 @@ impl std::error::Error for StartError {}
 
 /// A started process; killed when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     ended: Option<ExitStatus>,
     stdout: PathBuf,
@@ -53,7 +53,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Runs this command line and waits for the first line on its stdout.
-    pub(super) fn start(
+    pub(crate) fn start(
         line: &[String],
         environment: &[(&'static str, String)],
         folder: &Path,
@@ -94,23 +94,23 @@ impl Process {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub(super) fn stdout(&self) -> String {
+    pub(crate) fn stdout(&self) -> String {
         std::fs::read_to_string(&self.stdout).unwrap_or_default()
     }
 
-    pub(super) fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    pub(super) fn unexpected(&self, line: &str) -> StartError {
+    pub(crate) fn unexpected(&self, line: &str) -> StartError {
         self.error(&format!("said {line:?} instead of the ready line"), None)
     }
 
-    pub(super) fn terminate(&mut self) -> Option<i32> {
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
         if self.ended.is_none() {
             let pid = Pid::from_raw(i32::try_from(self.pid()).expect("process ids are below 2^22"));
             // It may have ended by itself, which the exit code will tell.
@@ -122,7 +122,7 @@ impl Process {
         ended.and_then(|status| status.code())
     }
 
-    pub(super) fn kill9(&mut self) {
+    pub(crate) fn kill9(&mut self) {
         if self.ended.is_none() {
             // Fails only when it has ended already.
             let _ = self.child.kill();
