@@ -10,7 +10,8 @@ use crate::quote::{Registers, Root, VerifiedQuote, top_certificate};
 use crate::time;
 use crate::verdict::{Step, StepId};
 
-/// TD attributes, bit 0: the host can look into the machine (Intel TDX module ABI, `ATTRIBUTES.DEBUG`).
+/// TD attributes, bit 0 of the first byte, which is `TUD` ("TD under debug"): the host can look into the machine (Intel TDX
+/// module ABI, `ATTRIBUTES.DEBUG`). Any bit of that byte makes the machine one that is not to be trusted.
 const DEBUG: u8 = 1;
 
 /// The quote, where it is genuine.
@@ -129,10 +130,13 @@ fn in_grace(verified: &VerifiedQuote, policy: &TcbPolicy, now: u64) -> bool {
 
 /// Whether the host is kept out of the machine.
 pub(crate) fn attributes(registers: &Registers) -> Step {
-    let step = if registers.attributes[0] & DEBUG == 0 {
+    let under_debug = registers.attributes[0];
+    let step = if under_debug == 0 {
         Step::pass(StepId::Attributes, "the machine is no debug machine: the host cannot look into it")
-    } else {
+    } else if under_debug & DEBUG != 0 {
         Step::fail(StepId::Attributes, "the machine runs in debug mode: the host can read and change its memory")
+    } else {
+        Step::fail(StepId::Attributes, "the machine is being profiled: the host can watch what it does")
     };
     step.saw("td attributes", hex::encode(&registers.attributes)).saw("xfam", hex::encode(&registers.xfam))
 }

@@ -7,8 +7,11 @@
 pub mod app_compose;
 pub mod authority;
 pub mod client_hello;
+pub mod deployment;
 pub mod dns;
 pub mod event_log;
+pub mod evidence;
+pub mod expect;
 pub mod framing;
 pub mod host_name;
 pub mod log;
@@ -17,7 +20,9 @@ pub mod mutate;
 pub mod note;
 pub mod path;
 pub mod policy;
+pub mod quote;
 pub mod receipt;
+pub mod statement;
 pub mod tile_path;
 pub mod trust_policy;
 
@@ -49,6 +54,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "trust_policy", check: trust_policy::check, words: trust_policy::WORDS },
     Target { name: "event_log", check: event_log::check, words: event_log::WORDS },
     Target { name: "app_compose", check: app_compose::check, words: app_compose::WORDS },
+    Target { name: "quote", check: quote::check, words: quote::WORDS },
+    Target { name: "statement", check: statement::check, words: statement::WORDS },
+    Target { name: "evidence", check: evidence::check, words: evidence::WORDS },
+    Target { name: "expect", check: expect::check, words: expect::WORDS },
 ];
 
 /// Runs `work` where timers are; none of them is waited for.

@@ -1,8 +1,8 @@
 //! Every target on stable: the inputs that are kept, then others made from them, for a few seconds.
 //!
 //! `DSHIELD_FUZZ_SECONDS` is how long each target's mutations run (5 unless said otherwise), `DSHIELD_FUZZ_SEED`
-//! where they start. An input that fails is written below `fuzz/artifacts/`; when its cause is mended it moves to
-//! `fuzz/corpus/`.
+//! where they start, `DSHIELD_FUZZ_TARGET` the only target to run. An input that fails is written below
+//! `fuzz/artifacts/`; when its cause is mended it moves to `fuzz/corpus/`.
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,10 +12,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dshield_agent::proxy::fuzz;
+use dshield_common::attestation::Statement;
+use dshield_common::hex;
 use dshield_common::tlog::{Checkpoint, Note, Receipt, TrustPolicy};
 use dshield_fuzz::mutate::Mutator;
-use dshield_fuzz::{TARGETS, Target, app_compose, dns, event_log};
+use dshield_fuzz::{TARGETS, Target, app_compose, deployment, dns, event_log, evidence, expect};
+use dshield_verify::Outcome;
 use dshield_verify::log::{Expectations, verify_lines};
+use dshield_verify::quote::VerifiedQuote;
 
 /// No input of a few kilobytes may take this long, on the slowest machine.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -73,7 +77,11 @@ fn every_input_that_is_kept_holds() {
 fn inputs_made_from_those_hold() {
     let seconds = Duration::from_secs(number("DSHIELD_FUZZ_SECONDS", 5));
     let seed = number("DSHIELD_FUZZ_SEED", 1);
-    let left = Mutex::new(TARGETS.iter());
+    let only = std::env::var("DSHIELD_FUZZ_TARGET").ok();
+    let chosen: Vec<Target> =
+        TARGETS.iter().copied().filter(|target| only.as_deref().is_none_or(|only| target.name == only)).collect();
+    assert!(!chosen.is_empty(), "there is no target {only:?}");
+    let left = Mutex::new(chosen.iter());
     // Each has a processor to itself, so that its seconds are its own.
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -88,7 +96,7 @@ fn inputs_made_from_those_hold() {
     });
 }
 
-fn next(left: &Mutex<Iter<'static, Target>>) -> Option<&'static Target> {
+fn next<'t>(left: &Mutex<Iter<'t, Target>>) -> Option<&'t Target> {
     left.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
@@ -129,6 +137,16 @@ fn the_good_inputs_are_understood() {
     }
     let found = app_compose::judged_text(include_str!("../corpus/app_compose/good")).expect("a compose file");
     assert!(found.findings.is_empty() && found.dshield.is_some_and(|shield| shield.service == "dshield"));
+    let known = deployment::deployment();
+    let quote = hex::encode(include_bytes!("../corpus/quote/good"));
+    let collateral = known.evidence.collateral.as_ref().expect("collateral");
+    assert!(VerifiedQuote::verify(&quote, collateral, &known.options.root, deployment::NOW).is_ok());
+    assert!(Statement::parse(include_str!("../corpus/statement/good")).is_ok());
+    for document in [include_str!("../corpus/evidence/good"), include_str!("../corpus/evidence/tcb")] {
+        assert_eq!(evidence::judged(document).outcome, Outcome::Verified);
+    }
+    assert!(expect::verified(include_str!("../corpus/expect/good")));
+    assert!(expect::verified(include_str!("../corpus/expect/all")));
     let reply = dns::answer(include_bytes!("../corpus/dns/a")).expect("a reply");
     assert_eq!(reply.answers.len(), 1);
 }

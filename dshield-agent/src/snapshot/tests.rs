@@ -16,6 +16,9 @@ use tempfile::TempDir;
 use super::copy::{Fault, Target, copy};
 use super::*;
 
+/// A change to a folder of code, by name.
+type Spoil<'a> = (&'a str, &'a dyn Fn(&Path));
+
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -82,7 +85,7 @@ fn a_copy_is_what_its_hash_says_and_everybody_may_read_it() {
 
 #[test]
 fn name_content_execution_link_and_empty_folder_count_and_nothing_else() {
-    let spoils: [(&str, &dyn Fn(&Path)); 7] = [
+    let spoils: [Spoil<'_>; 7] = [
         ("content", &|code| fs::write(code.join("app.py"), "print(2)\n").unwrap()),
         ("a name", &|code| fs::rename(code.join("app.py"), code.join("ap.py")).unwrap()),
         ("another file", &|code| fs::write(code.join("new"), "").unwrap()),
@@ -103,7 +106,7 @@ fn name_content_execution_link_and_empty_folder_count_and_nothing_else() {
         assert!(!seen.contains(&after), "{what} does not count");
         seen.push(after);
     }
-    let same: [(&str, &dyn Fn(&Path)); 4] = [
+    let same: [Spoil<'_>; 4] = [
         ("times", &|code| File::open(code.join("app.py")).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap()),
         ("permissions", &|code| mode(&code.join("lib/run me"), 0o4711)),
         ("another place", &|code| {

@@ -34,6 +34,18 @@ fn an_entry_that_was_shown_twice_counts_once() {
 }
 
 #[test]
+fn entries_that_were_removed_are_told_and_stand_for_nothing() {
+    let mut scene = scene();
+    scene.kept_from = 2;
+    scene.holds();
+    let step = scene.verdict().step(StepId::Entries).unwrap().clone();
+    assert!(step.says.starts_with("4 entries were looked at"), "{}", step.says);
+    assert!(step.notes[1].contains("does not keep the entries before number 2 any more"), "{:?}", step.notes);
+    scene.shown.clear();
+    scene.fails_only(StepId::Entries, 12, "did not show the boot entry");
+}
+
+#[test]
 fn nothing_shown_is_no_sample() {
     let mut scene = scene();
     scene.shown.clear();

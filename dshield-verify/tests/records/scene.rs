@@ -37,6 +37,8 @@ pub struct Scene {
     pub history: Vec<Hash>,
     pub lines: Vec<String>,
     pub shown: Vec<Shown>,
+    /// The first entry that was not removed.
+    pub kept_from: u64,
     pub witnessed: String,
     pub witnessed_proof: Vec<Hash>,
 }
@@ -66,6 +68,7 @@ impl Scene {
             history: log.consistency(SEEN, SIZE),
             lines: log.lines(SIZE),
             shown: [1, BOOT, 7, SIZE - 1].map(|seq| shown(&log, seq, SIZE)).to_vec(),
+            kept_from: 0,
             witnessed: cosigned(log.note(WITNESSED), &[1, 2]).to_string(),
             witnessed_proof: log.consistency(WITNESSED, SIZE),
             log,
@@ -93,6 +96,7 @@ impl Scene {
                     for Shown { seq, line, receipt, proof } in &self.shown {
                         record.check_one(&mut sample, *seq, line, receipt, proof);
                     }
+                    sample.kept_from(self.kept_from);
                     record.checked_sample(sample);
                 }
                 Entries::None => record.entries_skipped("nobody wanted to"),

@@ -13,6 +13,8 @@ use dshield_verify::{Channel, Outcome};
 
 use self::scene::{NOW, Scene, app_compose, fails_only, policy};
 
+mod details;
+mod provider;
 mod scene;
 
 #[test]
@@ -126,6 +128,16 @@ fn a_machine_in_debug_mode() {
     fails_only(&scene.judge(), StepId::Attributes, 10, "debug mode: the host can read");
 }
 
+/// The library looks at these together with debug mode, which is a step of its own here.
+#[test]
+fn a_machine_that_is_profiled() {
+    for bit in 4..7 {
+        let mut scene = Scene::new();
+        scene.report.td_attributes = SEPT_VE_DISABLE | 1 << bit;
+        fails_only(&scene.judge(), StepId::Attributes, 10, "being profiled");
+    }
+}
+
 #[test]
 fn another_firmware_kernel_or_shape_of_machine() {
     for (name, change) in [
@@ -212,83 +224,6 @@ fn a_compose_file_that_is_not_the_measured_one() {
     let mut evidence = scene.evidence();
     evidence.app_compose = Some(app_compose("    restart: always\n"));
     fails_only(&scene.judged(&evidence).verdict, StepId::Compose, 11, "the SHA-256 of app-compose.json is");
-}
-
-/// Any container of a dstack machine that has the guest agent's socket gets quotes; evidence that calls itself something
-/// else must not hide what was deployed there.
-#[test]
-fn a_dstack_machine_cannot_pass_for_one_without_a_compose_file() {
-    let mut scene = Scene::new();
-    scene.provider = Provider::ConfigfsTsm;
-    let other_event = "something other than the agent extended RTMR3";
-    let verdict = scene.judge();
-    assert_eq!(verdict.outcome, Outcome::Attestation);
-    assert!(verdict.step(StepId::EventLog).unwrap().says.contains("run-time"), "{:?}", verdict.step(StepId::EventLog));
-    let runtime = scene.events.iter().filter(|event| event.imr == 3).cloned().collect::<Vec<_>>();
-    let mut evidence = scene.evidence();
-    evidence.event_log = Some(serde_json::to_string(&runtime).unwrap());
-    let verdict = scene.judged(&evidence).verdict;
-    assert!(verdict.step(StepId::EventLog).unwrap().says.contains(other_event), "{:?}", verdict.step(StepId::EventLog));
-    // With events of its own behind dstack's, as root in a container can make them.
-    scene.events.retain(|event| event.imr != 3);
-    let mut events = runtime;
-    events.push(Event::runtime("dshield-agent", &[0xaa; 32]));
-    events.push(Event::runtime("dshield-ebpf", &ebpf()));
-    scene.events.extend(events.clone());
-    scene.replay_into_registers();
-    let mut evidence = scene.evidence();
-    evidence.event_log = Some(serde_json::to_string(&events).unwrap());
-    let verdict = scene.judged(&evidence).verdict;
-    assert!(verdict.step(StepId::EventLog).unwrap().says.contains(other_event), "{:?}", verdict.step(StepId::EventLog));
-    evidence.event_log = None;
-    let verdict = scene.judged(&evidence).verdict;
-    assert!(verdict.step(StepId::EventLog).unwrap().says.contains("no event log says what"));
-    assert_eq!(verdict.outcome.exit_code(), 10);
-}
-
-/// SHA-256 over the objects' hashes of the scene's statement.
-fn ebpf() -> [u8; 32] {
-    use sha2::Digest;
-    let hashes = [[0x11; 32], [0x22; 32], [0x33; 32]].concat();
-    sha2::Sha256::digest(hashes).into()
-}
-
-/// A machine whose image starts D-Shield: no dstack, RTMR3 extended by the agent alone.
-fn image() -> Scene {
-    let mut scene = Scene::new();
-    scene.provider = Provider::ConfigfsTsm;
-    scene.events.retain(|event| event.imr != 3);
-    scene.events.push(Event::runtime("dshield-agent", &[0xaa; 32]));
-    scene.events.push(Event::runtime("dshield-ebpf", &ebpf()));
-    scene.replay_into_registers();
-    scene.expect = scene.expectations();
-    scene.expect.compose = Default::default();
-    scene.events.retain(|event| event.imr == 3);
-    scene
-}
-
-#[test]
-fn a_machine_without_a_compose_file_is_one_only_where_its_image_is_said_to_start_dshield() {
-    let mut scene = image();
-    let verdict = scene.judge();
-    assert_eq!(verdict.step(StepId::EventLog).unwrap().result, StepResult::Pass);
-    assert_eq!(verdict.step(StepId::Compose).unwrap().result, StepResult::NotChecked);
-    assert_eq!(verdict.outcome, Outcome::NotChecked);
-    scene.expect.machines[0].starts = dshield_verify::expect::Starts::Dshield;
-    assert_eq!(scene.judge().outcome, Outcome::Verified);
-}
-
-#[test]
-fn an_agent_that_ran_before_on_the_machine_must_be_known_too() {
-    let mut scene = image();
-    scene.expect.machines[0].starts = dshield_verify::expect::Starts::Dshield;
-    scene.events.insert(0, Event::runtime("dshield-agent", &[0xee; 32]));
-    scene.report.rtmr[3] = boot::registers(&scene.events).unwrap()[3];
-    fails_only(&scene.judge(), StepId::EventLog, 10, "has run on this machine since it booted");
-    let mut scene = image();
-    scene.events.push(Event::runtime("dshield-agent", &[0xee; 32]));
-    scene.report.rtmr[3] = boot::registers(&scene.events).unwrap()[3];
-    fails_only(&scene.judge(), StepId::EventLog, 10, "was last extended with dshield-agent eeee");
 }
 
 #[test]

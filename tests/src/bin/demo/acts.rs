@@ -3,6 +3,7 @@ use dshield_common::log::entry::{Event, Refused};
 use dshield_tests::agent::{Agent, Code, Egress, Function, Launch, Log, Project, StartError, in_words};
 use dshield_tests::standin::{NAME, PAUSE, Standin};
 use dshield_tests::tripwire::Tripwire;
+use dshield_tests::verifier::Verifier;
 use dshield_tests::{wait, workspace};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -61,9 +62,10 @@ impl Stage {
             .env(&[("ANTHROPIC_API_KEY", live_key.unwrap_or("stand-in-key"))])
             .egress(&rule);
         let project = Project::new().with(&function);
-        let launch = Launch { name: format!("demo-{}", std::process::id()), ..Launch::default() };
+        let name = format!("demo-{}", std::process::id());
+        let launch = Launch { name, tls: Some(true), attestation: Some("development"), ..Launch::default() };
         let agent = Agent::launch(&project, launch)?;
-        story.say(&format!("The agent is ready at http://{}.", agent.address()));
+        story.say(&format!("The agent is ready at {}.", agent.url()));
         story.say(&format!("The policy: {FUNCTION} (Python) may POST https://{NAME}/v1/messages. Nothing else."));
         Ok(Self { agent, standin, tripwire, _project: project })
     }
@@ -77,6 +79,7 @@ impl Stage {
         let log = self.agent.log();
         told(story, &log);
         self.checked(story, &log);
+        self.verified(story);
     }
 
     fn allowed(&self, story: &mut Story) {
@@ -139,6 +142,32 @@ impl Stage {
         }
         let arrivals = self.tripwire.arrivals();
         story.expect("Nothing reached the tripwire.", arrivals.is_empty(), &format!("{arrivals:?}"));
+    }
+
+    /// The last word is a stranger's, who has nothing but the URL.
+    fn verified(&self, story: &mut Story) {
+        story.chapter("What a stranger can check");
+        let (stranger, url) = (Verifier::new(), self.agent.url());
+        story.say(&format!("$ dshield-verify {url}"));
+        let left = stranger.run([url.as_str(), "--offline"]);
+        let sentence =
+            "This is no TDX machine, its quotes are made for development, and the verifier says so (exit code 10).";
+        story.expect(sentence, left.code == Some(10) && left.stdout.contains("DEVELOPMENT"), &left.stdout);
+        let expect = stranger.keep(&url);
+        story.say("$ dshield-verify … --insecure-development --expect expect.toml");
+        let (code, verdict) = stranger.json([&url, "--offline", "--insecure-development", "--expect", &expect]);
+        let list = |name: &str| verdict[name].as_array().cloned().unwrap_or_default();
+        for step in list("steps") {
+            let said = |field| text(&step, field).unwrap_or("?").to_owned();
+            story.aside(&format!("{}  {}: {}", said("result"), said("step"), said("says")));
+        }
+        for row in list("destinations") {
+            let said = |field| text(&row, field).unwrap_or("nothing more").to_owned();
+            story.say(&format!("{} can send data to {}: {}.", said("who"), said("to"), said("limits")));
+        }
+        let sentence =
+            "Told to go on all the same, and what to expect, it verifies machine, policy and log (exit code 0).";
+        story.expect(sentence, code == Some(0), &verdict.to_string());
     }
 
     fn invoke(&self, event: &Value) -> Value {
