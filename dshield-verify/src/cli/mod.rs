@@ -157,7 +157,7 @@ pub async fn run(mut args: VerifyArgs) -> ExitCode {
 /// The arguments, once they make sense.
 fn prepared(args: VerifyArgs, subject: String) -> Result<Look, String> {
     let url = crate::client::is_url(&subject);
-    if !url && !Path::new(&subject).exists() && subject.contains([':', '.']) {
+    if !url && !Path::new(&subject).exists() && subject.contains(':') {
         return Err(format!("{subject} is no file here; write a deployment with its scheme: https://{subject}"));
     }
     if url && (args.nonce.is_some() || args.log.is_some()) {
