@@ -124,6 +124,9 @@ pub enum StatementError {
     /// It is of another version.
     #[error("the statement is of type {0:?}, not \"{TYPE}\"; use the dshield-verify of its version")]
     Type(String),
+    /// It says two things about one name, so readers might believe one or the other.
+    #[error("the statement names {0:?} twice")]
+    Twice(String),
     /// It is not in canonical form, so readers might disagree on what it says.
     #[error("the statement is not canonical JSON (RFC 8785)")]
     NotCanonical,
@@ -153,9 +156,17 @@ impl Statement {
         }
         let statement: Self = serde_json::from_str(text).map_err(StatementError::Malformed)?;
         match to_canonical_json(&statement) {
-            Ok(canonical) if canonical == text => Ok(statement),
-            _ => Err(StatementError::NotCanonical),
+            Ok(canonical) if canonical == text => {}
+            _ => return Err(StatementError::NotCanonical),
         }
+        let objects = statement.ebpf.objects.iter().map(|object| &object.name);
+        let functions = statement.functions.iter().map(|function| &function.name);
+        for names in [objects.collect::<Vec<_>>(), functions.collect()] {
+            if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+                return Err(StatementError::Twice((*twice.1).clone()));
+            }
+        }
+        Ok(statement)
     }
 
     /// The SHA-256 (hex) of the eBPF object `name`.
@@ -317,6 +328,17 @@ pub(crate) mod tests {
             let source = std::error::Error::source(&Statement::parse(&other).unwrap_err()).map(ToString::to_string);
             assert!(error.contains(why) || source.is_some_and(|source| source.contains(why)), "{error}: {why}");
         }
+    }
+
+    #[test]
+    fn a_name_that_is_said_twice_is_believed_neither_way() {
+        let mut twice = statement();
+        twice.functions.push(Function { name: "summarize".to_owned(), code_sha256: "0".repeat(64) });
+        let error = Statement::parse(&twice.canonical()).unwrap_err().to_string();
+        assert_eq!(error, "the statement names \"summarize\" twice");
+        let mut twice = statement();
+        twice.ebpf.objects.push(EbpfObject { name: "cgroup".to_owned(), sha256: "0".repeat(64) });
+        assert!(matches!(Statement::parse(&twice.canonical()), Err(StatementError::Twice(name)) if name == "cgroup"));
     }
 
     #[test]
