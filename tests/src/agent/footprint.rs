@@ -20,8 +20,8 @@ impl Footprint {
     pub fn of(agent: &Agent) -> Self {
         let mut footprint = Self::default();
         footprint.descriptors(agent.pid());
-        footprint.processes(agent.pid());
         let name = agent.name();
+        footprint.processes(agent.pid(), name);
         let cgroup = cleanup::cgroup2().map(|root| root.join(name)).unwrap_or_default();
         footprint.add("cgroup", folders(&cgroup));
         footprint.add("process in a cgroup", agent.leftovers().processes().len());
@@ -78,10 +78,12 @@ impl Footprint {
         }
     }
 
-    fn processes(&mut self, pid: u32) {
+    fn processes(&mut self, pid: u32, name: &str) {
         self.add("thread", entries(&PathBuf::from(format!("/proc/{pid}/task"))).len());
         let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        self.add("mount", mounts.lines().count());
+        // The others are the machine's: agents beside this one mount and unmount theirs.
+        let own = |line: &&str| line.split(' ').nth(4).is_some_and(|at| at.split('/').any(|part| part == name));
+        self.add("mount", mounts.lines().filter(own).count());
         for process in entries(Path::new("/proc")) {
             let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
             // proc_pid_stat(5): `pid (comm) state ppid …`, and comm may hold anything.
