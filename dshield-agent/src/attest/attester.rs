@@ -316,7 +316,7 @@ impl Worker {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use dshield_common::attestation::Statement;
 
@@ -324,11 +324,12 @@ mod tests {
     use crate::attest::Measurements;
     use crate::log::{BootFacts, Storage};
 
-    /// Quotes are the report data; slow, as hardware is.
+    /// Quotes are the report data; made one at a time, and not before the test lets go of `held`.
     #[derive(Debug)]
     struct Device {
         made: Arc<AtomicUsize>,
-        takes: Duration,
+        held: Arc<AtomicBool>,
+        order: Arc<Mutex<Vec<ReportData>>>,
         fails: usize,
     }
 
@@ -338,7 +339,10 @@ mod tests {
         }
 
         fn quote(&mut self, report_data: &ReportData) -> Result<Quoted, QuoteError> {
-            thread::sleep(self.takes);
+            while self.held.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.order.lock().unwrap().push(*report_data);
             if self.made.fetch_add(1, Ordering::SeqCst) < self.fails {
                 return Err(QuoteError::Disturbed { path: "/x".into() });
             }
@@ -350,9 +354,11 @@ mod tests {
         attester: Attester,
         made: Arc<AtomicUsize>,
         policy: Arc<Mutex<String>>,
+        held: Arc<AtomicBool>,
+        order: Arc<Mutex<Vec<ReportData>>>,
     }
 
-    fn bench(takes: Duration, fails: usize) -> Bench {
+    fn bench(fails: usize) -> Bench {
         let log = Log::open(Storage::Memory, BootFacts::default()).unwrap();
         let made = Arc::new(AtomicUsize::new(0));
         let policy = Arc::new(Mutex::new("p1".to_owned()));
@@ -367,8 +373,9 @@ mod tests {
             isolation: Default::default(),
             tls_spki_sha256: None,
         };
-        let device = Device { made: made.clone(), takes, fails };
-        Bench { attester: Attester::start(Box::new(device), facts, in_force, log), made, policy }
+        let (held, order) = (Arc::default(), Arc::default());
+        let device = Device { made: made.clone(), held: Arc::clone(&held), order: Arc::clone(&order), fails };
+        Bench { attester: Attester::start(Box::new(device), facts, in_force, log), made, policy, held, order }
     }
 
     fn from(last: u8) -> Asker {
@@ -377,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_nonce_has_a_quote_of_its_own_over_the_statement_with_it() {
-        let Bench { attester, made, .. } = bench(Duration::ZERO, 0);
+        let Bench { attester, made, .. } = bench(0);
         for byte in 1..=3 {
             let nonce = Nonce::new([byte; 32]);
             let evidence = attester.evidence(from(1), Some(nonce)).await.unwrap();
@@ -391,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_needs_no_nonce_shares_one_quote_until_something_changes() {
-        let Bench { attester, made, policy } = bench(Duration::from_millis(50), 0);
+        let Bench { attester, made, policy, .. } = bench(0);
         let ask = || attester.evidence(Asker::Shared, None);
         let (first, second, third) = tokio::join!(ask(), ask(), ask());
         let first = first.unwrap();
@@ -403,30 +410,46 @@ mod tests {
         attester.stop();
     }
 
+    /// Waits until the device has taken a job, and holds it.
+    async fn taken(attester: &Attester) {
+        let waiting = || attester.shared.state.lock().unwrap().turns.is_empty();
+        while !waiting() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     #[tokio::test]
     async fn a_flood_of_one_asker_starves_nobody_else() {
-        let Bench { attester, .. } = bench(Duration::from_millis(30), 0);
-        let mut flood = tokio::task::JoinSet::new();
-        for byte in 0..40 {
+        let Bench { attester, held, order, .. } = bench(0);
+        held.store(true, Ordering::SeqCst);
+        let ask = |who, byte| {
             let attester = attester.clone();
-            flood.spawn(async move { attester.evidence(from(1), Some(Nonce::new([byte; 32]))).await.map(drop) });
-        }
+            tokio::spawn(async move { attester.evidence(who, Some(Nonce::new([byte; 32]))).await })
+        };
+        let first = ask(from(1), 0);
         tokio::task::yield_now().await;
-        let started = Instant::now();
-        attester.evidence(from(2), Some(Nonce::new([99; 32]))).await.unwrap();
-        // Behind the one under way and at most one of each other asker's.
-        assert!(started.elapsed() < Duration::from_millis(30 * 8), "{:?}", started.elapsed());
+        taken(&attester).await;
+        let flood: Vec<_> = (1..40).map(|byte| ask(from(1), byte)).collect();
+        tokio::task::yield_now().await;
+        let modest = ask(from(2), 99);
+        tokio::task::yield_now().await;
+        held.store(false, Ordering::SeqCst);
+        let modest = modest.await.unwrap().unwrap();
+        assert!(first.await.unwrap().is_ok());
         let mut busy = 0;
-        while let Some(result) = flood.join_next().await {
-            busy += usize::from(matches!(result.unwrap(), Err(AttestError::Busy)));
+        for result in flood {
+            busy += usize::from(matches!(result.await.unwrap(), Err(AttestError::Busy)));
         }
-        assert!(busy >= 40 - MOST_EACH - 8, "{busy}");
+        assert_eq!(busy, 39 - MOST_EACH);
+        // Behind the one under way and one of the flood's.
+        let place = order.lock().unwrap().iter().position(|made| *made == ReportData::of(&modest.statement));
+        assert!(place.is_some_and(|place| place <= 2), "{place:?}");
         attester.stop();
     }
 
     #[tokio::test]
     async fn a_device_that_is_busy_for_a_moment_is_asked_again() {
-        let Bench { attester, made, .. } = bench(Duration::ZERO, 2);
+        let Bench { attester, made, .. } = bench(2);
         attester.evidence(from(1), Some(Nonce::new([1; 32]))).await.unwrap();
         assert_eq!(made.load(Ordering::SeqCst), 3);
         attester.stop();
@@ -434,16 +457,22 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_when_the_agent_stops_is_told() {
-        let Bench { attester, .. } = bench(Duration::from_millis(200), 0);
-        let waits = attester.clone();
-        let first = attester.evidence(from(1), Some(Nonce::new([1; 32])));
-        let second = waits.evidence(from(1), Some(Nonce::new([2; 32])));
-        let stop = async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            attester.stop();
+        let Bench { attester, held, .. } = bench(0);
+        held.store(true, Ordering::SeqCst);
+        let ask = |byte| {
+            let attester = attester.clone();
+            tokio::spawn(async move { attester.evidence(from(1), Some(Nonce::new([byte; 32]))).await })
         };
-        let (_, second, ()) = tokio::join!(first, second, stop);
+        let first = ask(1);
+        tokio::task::yield_now().await;
+        taken(&attester).await;
+        let second = ask(2);
+        tokio::task::yield_now().await;
+        attester.stop();
+        let second = second.await.unwrap();
         assert!(matches!(second, Err(AttestError::Stopping)), "{second:?}");
+        held.store(false, Ordering::SeqCst);
+        assert!(first.await.unwrap().is_ok());
         let after = attester.evidence(from(1), Some(Nonce::new([3; 32]))).await;
         assert!(matches!(after, Err(AttestError::Stopping)), "{after:?}");
     }

@@ -52,6 +52,12 @@ impl<K: Ord + Clone, J> Turns<K, J> {
         job
     }
 
+    /// Whether nobody waits.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Forgets jobs that nobody waits for any more.
     pub(super) fn retain(&mut self, wanted: impl Fn(&J) -> bool) {
         for jobs in self.waiting.values_mut() {
