@@ -27,7 +27,8 @@ use dshield_common::hex;
 pub const SOCKETS: [&str; 4] =
     ["/var/run/dstack.sock", "/run/dstack.sock", "/var/run/dstack/dstack.sock", "/run/dstack/dstack.sock"];
 
-/// The environment variable that names another socket (a path or an `http://` URL), as in dstack's SDKs.
+/// The environment variable that names another socket (a path, or an `http://` URL with a
+/// loopback address), as in dstack's SDKs.
 ///
 /// Who sets it writes `app-compose.json`, which is measured, and so could as well write another image there. A socket of
 /// somebody else's machine gives quotes that name that machine.

@@ -3,6 +3,7 @@
 //! A value flows in as JSON, and the bytes of a successful answer flow out. A refusal is a [`QuoteError::Refused`] with
 //! what the service said; whatever else goes wrong is [`QuoteError::Unreachable`].
 use std::error::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
@@ -96,7 +97,9 @@ impl Client {
             let (authority, base) = rest.split_once('/').map_or((rest, ""), |(host, path)| (host, path));
             let base = base.trim_end_matches('/');
             let path = if base.is_empty() { format!("/{method}") } else { format!("/{base}/{method}") };
-            let address = if has_port(authority) { authority.to_owned() } else { format!("{authority}:80") };
+            let address = on_this_machine(authority).ok_or_else(|| {
+                self.unreachable("it is not an address of this machine (127.0.0.1 or [::1]), and nothing leaves it but by a rule of the policy")
+            })?;
             let stream = TcpStream::connect(address).await.map_err(|error| self.unreachable(error))?;
             return self.over(stream, authority, &path, question).await;
         }
@@ -155,8 +158,11 @@ impl Client {
     }
 }
 
-fn has_port(authority: &str) -> bool {
-    authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+/// The loopback address that an authority names. A name is looked up nowhere: that would be a packet too.
+fn on_this_machine(authority: &str) -> Option<SocketAddr> {
+    let with_port = |authority: &str| authority.parse::<SocketAddr>().ok();
+    let address = with_port(authority).or_else(|| with_port(&format!("{authority}:80")))?;
+    address.ip().is_loopback().then_some(address)
 }
 
 /// `{"error": "…"}`, or whatever it is, made safe to show.

@@ -225,3 +225,17 @@ fn what_is_no_key_is_not_shown() {
         }
     }
 }
+
+/// It would be a way to the network around the policy, and into no log.
+#[test]
+fn a_guest_agent_is_on_this_machine_or_nowhere() {
+    for endpoint in
+        ["http://192.0.2.1:8090", "http://guest-agent.example:8090", "http://localhost:8090", "http://0.0.0.0:1/x"]
+    {
+        let started = std::time::Instant::now();
+        let error = Dstack::at(endpoint).quote(&ReportData::of("x")).unwrap_err().to_string();
+        assert!(error.contains("it is not an address of this machine"), "{endpoint}: {error}");
+        // Refused, not tried: nothing answers there, and a connection would wait for it.
+        assert!(started.elapsed() < std::time::Duration::from_secs(5), "{endpoint}");
+    }
+}
