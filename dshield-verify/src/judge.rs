@@ -115,16 +115,7 @@ fn hardware(
     let genuine = step.result != StepResult::NotChecked;
     steps.push(step);
     let Some(verified) = verified.filter(|_| genuine) else {
-        let says = "without a genuine quote nothing is known of the machine";
-        let rest = [
-            StepId::Tcb,
-            StepId::Attributes,
-            StepId::Measurements,
-            StepId::EventLog,
-            StepId::Compose,
-            StepId::ReportData,
-        ];
-        steps.extend(rest.map(|step| Step::not_checked(step, says)));
+        steps.extend(Step::without_a_quote());
         return false;
     };
     let registers = verified.registers();

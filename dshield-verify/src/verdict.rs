@@ -188,6 +188,19 @@ impl Step {
         Self::new(step, StepResult::NotChecked, says)
     }
 
+    /// What a quote would have shown, where there is no genuine one.
+    pub(crate) fn without_a_quote() -> impl Iterator<Item = Self> {
+        let steps = [
+            StepId::Tcb,
+            StepId::Attributes,
+            StepId::Measurements,
+            StepId::EventLog,
+            StepId::Compose,
+            StepId::ReportData,
+        ];
+        steps.into_iter().map(|step| Self::not_checked(step, "without a genuine quote nothing is known of the machine"))
+    }
+
     pub(crate) fn skipped(step: StepId, says: impl Into<String>) -> Self {
         Self::new(step, StepResult::Skipped, says)
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use dshield_common::canonical::sha256_hex;
+use dshield_common::hex;
 use sha2::{Digest, Sha256};
 
 use crate::kernel::objects;
@@ -42,7 +43,7 @@ fn executable() -> io::Result<String> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hex::encode(&hash.finalize())),
             count => hash.update(&buffer[..count]),
         }
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dshield_common::hex;
 use ring::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring as provider, verify_tls12_signature, verify_tls13_signature};
@@ -35,20 +36,13 @@ impl FromStr for SpkiSha256 {
     type Err = SpkiSha256Error;
 
     fn from_str(text: &str) -> Result<Self, SpkiSha256Error> {
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(SpkiSha256Error);
-        }
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).map_err(|_| SpkiSha256Error)?;
-        }
-        Ok(Self(bytes))
+        hex::decode_array(&text.to_ascii_lowercase()).map(Self).ok_or(SpkiSha256Error)
     }
 }
 
 impl fmt::Display for SpkiSha256 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 

@@ -17,17 +17,8 @@ pub(crate) fn steps(evidence: &Evidence, expect: &Expect, any: bool, facts: &mut
     let claims = match claims {
         Ok(claims) => claims,
         Err(says) => {
-            let without = "without a genuine quote nothing is known of the machine";
-            let rest = [
-                StepId::Tcb,
-                StepId::Attributes,
-                StepId::Measurements,
-                StepId::EventLog,
-                StepId::Compose,
-                StepId::ReportData,
-            ];
-            let rest = rest.map(|step| Step::not_checked(step, without));
-            return (std::iter::once(Step::fail(StepId::Quote, says)).chain(rest).collect(), false);
+            let steps = std::iter::once(Step::fail(StepId::Quote, says)).chain(Step::without_a_quote());
+            return (steps.collect(), false);
         }
     };
     facts.tpm_key = Some(claims.ak_sha256.to_string());
